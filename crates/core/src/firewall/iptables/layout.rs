@@ -204,22 +204,23 @@ fn forward(
         uplinks.iter().map(body).collect()
     };
     let special = SPECIAL_RANGES.map(|range| format!("-d {range} -i {ours} -j DROP"));
+    let public = any_uplink.then(|| format!("-s {pool} -i {ours} ! -o {ours} -j RETURN"));
     match egress {
-        Egress::All => bodies.extend(to_uplinks("")),
+        Egress::All => {
+            bodies.extend(to_uplinks(""));
+            if let Some(public) = public {
+                bodies.extend(special);
+                bodies.push(public);
+            }
+        }
         Egress::Internet => {
             bodies.extend(NAME_SERVERS.iter().flat_map(|server| to_uplinks(&to_port(*server))));
             bodies.push(format!("-i {ours} {}-j DROP", to_port(MAIL)));
+            bodies.extend(special);
+            bodies.extend(to_uplinks(""));
+            bodies.extend(public);
         }
         Egress::None => {}
-    }
-    if *egress == Egress::Internet || (*egress == Egress::All && *any_uplink) {
-        bodies.extend(special);
-    }
-    if *egress == Egress::Internet {
-        bodies.extend(to_uplinks(""));
-    }
-    if *egress != Egress::None && *any_uplink {
-        bodies.push(format!("-s {pool} -i {ours} ! -o {ours} -j RETURN"));
     }
     bodies.push(format!("-i {ours} -j DROP"));
     bodies.push(format!("-o {ours} -j DROP"));

@@ -361,7 +361,6 @@ fn leaving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let rule =
         |text: &str, parts: &[Vec<Expression>]| Rule::new(&table, FORWARD, comment(text), parts);
     let out = [from_guest(), source(pool), out_of(UPLINKS)].concat();
-    let public = [from_guest(), not_to_guest(), source(pool), destination_public()].concat();
     let mut rules = match base_ruleset.egress {
         Egress::None => return vec![],
         Egress::All => vec![rule("guests to the Internet", &[out, accept()])],
@@ -373,13 +372,13 @@ fn leaving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             let (protocol, port) = MAIL;
             let mail =
                 rule("no mail of guests", &[from_guest(), to_port(protocol, port), reject()]);
-            let public = [out, destination_public(), accept()];
-            let last = rule("guests to the Internet", &public);
+            let last = rule("guests to the Internet", &[out, destination_public(), accept()]);
             names.into_iter().chain([mail, last]).collect()
         }
     };
     if base_ruleset.any_uplink {
-        rules.push(rule("guests to public addresses", &[public, accept()]));
+        let parts = [from_guest(), not_to_guest(), source(pool), destination_public(), accept()];
+        rules.push(rule("guests to public addresses", &parts));
     }
     rules
 }

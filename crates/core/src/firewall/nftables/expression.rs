@@ -115,6 +115,19 @@ fn other(expression_type: &str, attributes: &[(u16, u32)]) -> Expression {
     }
 }
 
+/// Returns such an expression with one more attribute, of one octet.
+fn other_with_octet(
+    expression_type: &str,
+    attributes: &[(u16, u32)],
+    (kind, octet): (u16, u8),
+) -> Expression {
+    let mut expression = other(expression_type, attributes);
+    if let Expressions::Other { attributes, .. } = &mut expression {
+        attributes.push(DefaultNla::new(kind, vec![octet]));
+    }
+    expression
+}
+
 /// `ct <key>`, loaded into register 1, has one of these bits.
 fn conntrack_has(key: u32, bits: u32) -> Vec<Expression> {
     // NFTA_CT_DREG, NFTA_CT_KEY
@@ -287,12 +300,9 @@ fn write_segment_size() -> Expression {
     const MAXSEG: u8 = 2;
     const SIZE: (u32, u32) = (2, 2);
     let register = Register::Reg1.into();
-    // NFTA_EXTHDR_OFFSET, _LEN, _OP, _SREG; NFTA_EXTHDR_TYPE has one octet.
-    let mut option = other("exthdr", &[(3, SIZE.0), (4, SIZE.1), (6, TCP_OPTION), (7, register)]);
-    if let Expressions::Other { attributes, .. } = &mut option {
-        attributes.push(DefaultNla::new(2, vec![MAXSEG]));
-    }
-    option
+    // NFTA_EXTHDR_OFFSET, _LEN, _OP, _SREG, and _TYPE
+    let attributes = [(3, SIZE.0), (4, SIZE.1), (6, TCP_OPTION), (7, register)];
+    other_with_octet("exthdr", &attributes, (2, MAXSEG))
 }
 
 /// `ip saddr . ip daddr @set`
@@ -475,12 +485,8 @@ pub(super) fn reject_port() -> Vec<Expression> {
 fn reject_with(code: u8) -> Vec<Expression> {
     /// `NFT_REJECT_ICMPX_UNREACH`.
     const BY_FAMILY: u32 = 2;
-    // NFTA_REJECT_TYPE; NFTA_REJECT_ICMP_CODE has one octet.
-    let mut reject = other("reject", &[(1, BY_FAMILY)]);
-    if let Expressions::Other { attributes, .. } = &mut reject {
-        attributes.push(DefaultNla::new(2, vec![code]));
-    }
-    vec![reject]
+    // NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE
+    vec![other_with_octet("reject", &[(1, BY_FAMILY)], (2, code))]
 }
 
 /// `jump <chain>`

@@ -18,7 +18,7 @@ use crate::{
 /// The number of ports of one exposure that are tried.
 const MOST: usize = 64;
 
-/// A rule of another program that drops forwarded packets for a published port, whoever sends them.
+/// A rule of another program that drops all packets for a published port, or all of those that an uplink brings.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct PortBan {
@@ -99,8 +99,8 @@ impl Exposed {
 
     /// Returns the ports, counted from the first, at which ranges of these begin.
     fn named(&self, [translated, original]: &[NamedPorts; 2]) -> BTreeSet<u16> {
-        let begins = translated.within(self.guest_ports).chain(original.within(self.host_ports));
-        begins.take(MOST).collect()
+        let translated = translated.within(self.guest_ports);
+        translated.chain(original.within(self.host_ports)).take(MOST).collect()
     }
 }
 
@@ -262,11 +262,8 @@ fn within(key: &[Value], element: &Element) -> Vec<Named> {
 
 /// Returns the range, if it is one of ports.
 fn range(value: &Value, low: &[u8], high: &[u8]) -> Option<Named> {
-    let (Value::Of(field, mask), port) =
-        (value, |bytes: &[u8]| bytes.first_chunk().copied().map(u16::from_be_bytes))
-    else {
-        return None;
-    };
+    let Value::Of(field, mask) = value else { return None };
+    let port = |bytes: &[u8]| bytes.first_chunk().copied().map(u16::from_be_bytes);
     let is_original = match field {
         Field::Port => false,
         Field::OriginalPort => true,

@@ -36,7 +36,7 @@ pub(in crate::firewall) struct Packet<'a> {
     protocol: u8,
     state: u32,
     translated: bool,
-    /// Where they go to, if they are packets of one exposure.
+    /// The guest that they are for; `None` if they are not those of one exposure.
     target: Option<Target>,
     /// The other tests that hold, if they are known.
     others: Option<BTreeSet<String>>,
