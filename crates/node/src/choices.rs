@@ -36,19 +36,17 @@ impl Choices {
         let mut news = Vec::new();
         // A node that is in use has the defaults that nobody has set.
         let is_used = settings.get(Setting::Backend).is_some();
-        let (mask, egress) = (MarkMask::default().to_string(), Egress::default().to_string());
         let default = |setting| match setting {
-            Setting::MarkMask => Some(mask.as_str()),
-            Setting::Egress => Some(egress.as_str()),
+            Setting::MarkMask if is_used => Some(MarkMask::default().to_string()),
+            Setting::Egress if is_used => Some(Egress::default().to_string()),
             _ => None,
         };
         let mut resolve = |setting, what, configured: Option<String>| {
-            let recorded = settings.get(setting);
-            let recorded = recorded.or_else(|| default(setting).filter(|_| is_used));
+            let recorded = settings.get(setting).map(str::to_owned);
+            let recorded = recorded.or_else(|| default(setting).filter(|_| configured.is_some()));
             match (configured, recorded) {
                 (Some(configured), Some(recorded)) if configured != recorded => {
                     if interfaces == Interfaces::Recorded {
-                        let recorded = recorded.to_owned();
                         return Err(NodeError::Decided { what, configured, recorded });
                     }
                     news.push((setting, configured.clone()));
@@ -58,7 +56,7 @@ impl Choices {
                     news.push((setting, configured.clone()));
                     Ok(Some(configured))
                 }
-                (_, recorded) => Ok(recorded.map(str::to_owned)),
+                (_, recorded) => Ok(recorded),
             }
         };
         let names = config.uplinks.as_ref().map(joined);
