@@ -54,6 +54,25 @@ fn recorded(node: &TestNode) -> BTreeSet<InstanceName> {
     node.node().list().unwrap().iter().map(|listed| listed.instance.name().clone()).collect()
 }
 
+/// Does these operations, the first of which to come to this effect is killed there, and a repair. Returns the names that a
+/// watcher was told are up, and those that are recorded.
+fn killed_at(
+    operations: &[Operation],
+    at: usize,
+) -> (BTreeSet<InstanceName>, BTreeSet<InstanceName>) {
+    let mut node = TestNode::new();
+    let mut watcher = Watcher::default();
+    node.kernel.system().fault = Some((at, Fault::Stop));
+    for operation in operations {
+        let _stopped = node.run_to_the_fault(operation);
+        watcher.follow(&node);
+    }
+    node.kernel.system().fault = None;
+    node.node().repair().unwrap();
+    watcher.follow(&node);
+    (watcher.up, recorded(&node))
+}
+
 /// An operation, and whether the daemon does it.
 fn path() -> impl Strategy<Value = (bool, Operation)> {
     (any::<bool>(), operation())
@@ -67,17 +86,8 @@ proptest! {
         operations in prop::collection::vec(operation(), 1..5),
         at in 0..40usize,
     ) {
-        let mut node = TestNode::new();
-        let mut watcher = Watcher::default();
-        node.kernel.system().fault = Some((at, Fault::Stop));
-        for operation in &operations {
-            let _refused = node.run_to_the_fault(operation);
-            watcher.follow(&node);
-        }
-        node.kernel.system().fault = None;
-        node.node().repair().unwrap();
-        watcher.follow(&node);
-        prop_assert_eq!(&watcher.up, &recorded(&node));
+        let (told, recorded) = killed_at(&operations, at);
+        prop_assert_eq!(told, recorded);
     }
 
     #[test]
@@ -152,16 +162,7 @@ fn a_down_after_a_killed_operation_is_announced() {
         Operation::Down("f1".parse().unwrap()),
     ];
     for at in 0..40 {
-        let mut node = TestNode::new();
-        let mut watcher = Watcher::default();
-        node.kernel.system().fault = Some((at, Fault::Stop));
-        for operation in &operations {
-            let _stopped = node.run_to_the_fault(operation);
-            watcher.follow(&node);
-        }
-        node.kernel.system().fault = None;
-        node.node().repair().unwrap();
-        watcher.follow(&node);
-        assert_eq!(watcher.up, recorded(&node), "{at}");
+        let (told, recorded) = killed_at(&operations, at);
+        assert_eq!(told, recorded, "{at}");
     }
 }
