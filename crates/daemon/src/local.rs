@@ -9,8 +9,7 @@ use riklet_api::{
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_kernel::linux::Linux;
 use riklet_sdn::{
-    Config, Node, NodeError, NodeOperations, RebuildOptions, UpOptions,
-    store::{self, Store},
+    Config, Node, NodeError, NodeOperations, RebuildOptions, UpOptions, store::Store,
 };
 use riklet_vmm::runs::{self, Orphans, RunState};
 
@@ -67,7 +66,7 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
         let report = self.node.up(workloads, UpOptions::default().strict(strict));
         if report.is_err() {
             // If it was the first, it leaves no empty database behind. Its own error says more than that of a removal.
-            let _stays = store::remove_blank(&self.config().state_dir);
+            let _stays = self.node.remove_blank();
         }
         document(report)
     }
@@ -75,9 +74,8 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError> {
         if purge {
             let report = self.purge(selector)?;
-            let state_dir = &self.config().state_dir;
-            forget_runs(state_dir, selector)?;
-            store::remove_blank(state_dir).map_err(|error| problems::store(&error))?;
+            forget_runs(&self.config().state_dir, selector)?;
+            self.node.remove_blank().map_err(|error| problems::node(&error))?;
             return Ok(report);
         }
         document(self.node.down(selector, false))

@@ -2,7 +2,10 @@ use super::{
     Config, Drift, Inspection, ListedInstance, NodeError, RebuildOptions, Rebuilt, Report, Request,
     Selector, UpOptions, UplinkFlaw, Warning, cache::Cache, session::Operations,
 };
-use crate::{store::Store, uplinks};
+use crate::{
+    store::{self, Store},
+    uplinks,
+};
 use riklet_core::{
     firewall::Confinement,
     model::{InstanceName, Workload},
@@ -136,6 +139,16 @@ impl<K: Kernel> Node<K> {
     /// Fails as [`Self::up`] does.
     pub fn repair(&mut self) -> Result<Report, NodeError> {
         self.operations(&mut Cache::default()).repair()
+    }
+
+    /// Closes the records, and removes them if there is nothing in them and nobody else has them open. Returns whether they
+    /// were removed. The next operation opens or creates them. Repetition changes nothing more.
+    ///
+    /// # Errors
+    /// Fails if the records cannot be read or removed; then they stay, at least in part, and are removed on repetition.
+    pub fn remove_blank(&mut self) -> Result<bool, NodeError> {
+        self.store = None;
+        Ok(store::remove_blank(&self.config.state_dir)?)
     }
 
     /// Sets a damaged database aside, records every interface of ours that is not recorded, and repairs. The fields of

@@ -68,6 +68,12 @@ pub trait NodeOperations: sealed::Sealed {
     /// Fails as that method does.
     fn adopt(&mut self) -> Result<Rebuilt, NodeError>;
 
+    /// Removes records in which there is nothing, as [`Node::remove_blank`]. A [`WarmNode`] keeps them.
+    ///
+    /// # Errors
+    /// Fails as that method does.
+    fn remove_blank(&mut self) -> Result<bool, NodeError>;
+
     /// Lists the recorded instances, as [`Node::list`].
     ///
     /// # Errors
@@ -127,6 +133,10 @@ macro_rules! forward {
 
             fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
                 self.adopt()
+            }
+
+            fn remove_blank(&mut self) -> Result<bool, NodeError> {
+                self.remove_blank()
             }
 
             fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {

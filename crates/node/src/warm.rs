@@ -147,6 +147,14 @@ impl<K: Kernel> WarmNode<K> {
         self.with_room(|operations| operations.repair())
     }
 
+    /// Keeps the records open, with or without anything in them: returns `false`. [`Node::remove_blank`] is for processes that end.
+    ///
+    /// # Errors
+    /// Never fails.
+    pub fn remove_blank(&mut self) -> Result<bool, NodeError> {
+        Ok(false)
+    }
+
     /// Changes the kernel to what the records say for these slots, and for the objects that all instances share: the
     /// firewall's base ruleset, the foreign chains, the sysctls. If that is not enough, it does what [`Self::repair`]
     /// does.

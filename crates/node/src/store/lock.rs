@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::{
-    StoreError,
+    BUSY_TIMEOUT, StoreError,
     error::holder,
     file,
     queue::{self, Waited},
@@ -23,6 +23,9 @@ use riklet_kernel::process::LockHolder;
 
 /// The longest wait for the lock of another process.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest wait for those who have the database open, before it stays.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(100);
 
 const FILE: &str = "lock";
 /// The file that a running daemon keeps locked.
@@ -82,6 +85,31 @@ impl Lock {
                 Self::take(&path, opened.into(), Access::Shared, limit).map(Some)
             }
         }
+    }
+
+    /// Takes the lock of the directory itself (flock(2)), within [`BUSY_TIMEOUT`]. Each opening of the database holds it shared,
+    /// and who removes the database exclusively: what is read by a removed file's name afterwards belongs to its successor.
+    ///
+    /// # Errors
+    /// Fails with [`StoreError::Busy`] after that time, or if the directory cannot be opened.
+    pub(super) fn of_opening(dir: &Path) -> Result<Self, StoreError> {
+        Self::of_directory(dir, Access::Shared, BUSY_TIMEOUT)
+    }
+
+    /// Takes the same lock exclusively, within a short time. `None` if the database is still open in this process or another.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be opened.
+    pub(super) fn of_removal(dir: &Path) -> Result<Option<Self>, StoreError> {
+        match Self::of_directory(dir, Access::Exclusive, REMOVAL_PATIENCE) {
+            Err(StoreError::Busy { .. }) => Ok(None),
+            lock => lock.map(Some),
+        }
+    }
+
+    fn of_directory(dir: &Path, access: Access, limit: Duration) -> Result<Self, StoreError> {
+        let opened = OpenOptions::new().read(true).open(dir).map_err(failed(dir))?;
+        Self::take(dir, opened.into(), access, limit)
     }
 
     /// Returns the same lock, if another part of this process still holds it.

@@ -36,7 +36,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
-pub use blank::remove_blank;
+pub(crate) use blank::remove_blank;
 pub use error::{DatabaseError, StoreError};
 pub(crate) use error::{REBUILD, rebuild_one};
 pub use journal::{Journal, JournalEntry, JournalFollower, JournalKind};
@@ -126,6 +126,8 @@ pub struct Store {
     path: PathBuf,
     /// The identity of the file when it was opened.
     file: Option<file::Identity>,
+    /// Keeps others from removing the file. `None` for who removes it.
+    _stays: Option<Lock>,
     /// The number of changes of settings and sysctls by this process.
     settings_changed: Cell<u64>,
     /// Tells this opening of a database from all others of this process.
@@ -148,13 +150,15 @@ impl Store {
     /// as it is.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         file::make_dir(dir)?;
+        let stays = Lock::of_opening(dir)?;
         let path = file::path(dir);
         let connection = file::open(&path)?;
-        Ok(Self::of(connection, file::identity(&path), path))
+        Ok(Self { _stays: Some(stays), ..Self::of(connection, file::identity(&path), path) })
     }
 
     fn of(connection: Connection, file: Option<file::Identity>, path: PathBuf) -> Self {
-        Self { connection, path, file, settings_changed: Cell::new(0), opening: stuck::number() }
+        let (settings_changed, opening) = (Cell::new(0), stuck::number());
+        Self { connection, path, file, _stays: None, settings_changed, opening }
     }
 
     /// Opens the store in this directory; `None` if there is none. Creates nothing.
@@ -162,6 +166,16 @@ impl Store {
     /// # Errors
     /// Fails as [`Self::open`] does.
     pub fn open_existing(dir: &Path) -> Result<Option<Self>, StoreError> {
+        if !Self::exists(dir)? {
+            return Ok(None);
+        }
+        let stays = Lock::of_opening(dir)?;
+        let opened = Self::open_alone(dir)?;
+        Ok(opened.map(|opened| Self { _stays: Some(stays), ..opened }))
+    }
+
+    /// Opens the store as [`Self::open_existing`] does, for who holds the lock of the directory.
+    fn open_alone(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = file::path(dir);
         let connection = file::open_existing(&path)?;
         Ok(connection.map(|connection| Self::of(connection, file::identity(&path), path)))
@@ -185,11 +199,17 @@ impl Store {
     }
 
     /// Moves the database in this directory, whatever it holds, out of the way, to the first free name
-    /// `riklet-sdn.db.corrupt-<n>`, and returns that; `None` if there is none. No process may have it open.
+    /// `riklet-sdn.db.corrupt-<n>`, and returns that; `None` if there is none. Waits for a short time for those who have it
+    /// open.
     ///
     /// # Errors
     /// Fails if it cannot be moved.
     pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
+        if !Self::exists(dir)? {
+            return Ok(None);
+        }
+        // Who has it open for long, as a supervisor does, notices that it was moved.
+        let _alone = Lock::of_removal(dir)?;
         file::set_aside(&file::path(dir))
     }
 
@@ -232,9 +252,9 @@ impl Store {
         stuck::is_suspect(&self.path, self.opening)
     }
 
-    /// Reports whether the open file was removed, and there is no other in its place.
-    fn is_gone(&self) -> Result<bool, StoreError> {
-        Ok(self.file.is_some() && !file::exists(&self.path)?)
+    /// Reports whether the open file was removed or set aside. A database in memory never is.
+    fn is_lost(&self) -> bool {
+        self.file.is_some() && !self.is_current()
     }
 
     /// Returns the path of the database.

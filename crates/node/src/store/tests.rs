@@ -293,6 +293,37 @@ fn a_reader_never_sees_a_half_created_database() {
 }
 
 #[test]
+fn a_database_that_is_removed_and_created_all_the_time_can_be_read() {
+    let dir = Dir::new();
+    let use_and_purge = || {
+        let lock = Lock::exclusive(&dir.0).unwrap();
+        drop(Store::open(&dir.0).unwrap());
+        drop(lock);
+        remove_blank(&dir.0).unwrap()
+    };
+    std::thread::scope(|scope| {
+        let purges = scope.spawn(|| (0..300).filter(|_| use_and_purge()).count());
+        while !purges.is_finished() {
+            if let Some(store) = Store::open_existing(&dir.0).unwrap() {
+                assert_eq!(store.count().unwrap(), 0);
+            }
+        }
+        assert!(purges.join().unwrap() > 0, "it was removed");
+    });
+}
+
+#[test]
+fn a_database_that_is_open_is_not_removed() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0).unwrap();
+    assert!(!remove_blank(&dir.0).unwrap());
+    assert!(store.is_current());
+    drop(store);
+    assert!(remove_blank(&dir.0).unwrap());
+    assert_eq!(dir.files(), ["lock".to_owned()].into());
+}
+
+#[test]
 fn an_exclusive_lock_excludes_others_until_it_is_dropped() {
     let dir = Dir::new();
     let inside = AtomicU32::new(0);

@@ -33,8 +33,9 @@ impl<'a> Tx<'a> {
         let store = &*store;
         let begun = Transaction::new_unchecked(&store.connection, TransactionBehavior::Immediate);
         let transaction = begun.map_err(store.failed("begin a transaction"))?;
-        // A `down --purge` of another process may have removed the database while this one waited.
-        if store.is_gone()? {
+        // A `down --purge` of another process may have removed the database while this one waited, and an `up` have made
+        // another.
+        if store.is_lost() {
             return Err(StoreError::Gone { path: store.path.clone() });
         }
         Ok(Self { store, transaction, wakes: Cell::default() })
