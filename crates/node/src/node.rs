@@ -69,7 +69,8 @@ impl<K: Kernel> Node<K> {
     /// Fails if a name is not recorded, one of them is running, or `purge` is asked for and other instances remain:
     /// then nothing is changed. Later failures are reported as by [`Self::up`].
     pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
-        self.operations(&mut Cache::default()).down(&Request::Down(selector.clone()), purge)
+        let request = Request::Down(selector.clone());
+        self.with_room(|operations| operations.down(&request, purge))
     }
 
     /// Takes instances down as [`Self::down`], for the supervisor of their runs, which do not prevent it.
@@ -83,13 +84,18 @@ impl<K: Kernel> Node<K> {
         purge: bool,
     ) -> Result<Report, NodeError> {
         let request = Request::DownAs(supervisor, selector.clone());
-        self.operations(&mut Cache::default()).down(&request, purge)
+        self.with_room(|operations| operations.down(&request, purge))
     }
 
     /// Does these requests with the same result as one after another, and answers each as [`Self::up`] and
     /// [`Self::down`] would. Requests that do not depend on each other are done together.
     pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
-        self.operations(&mut Cache::default()).apply(requests)
+        let cache = &mut Cache::default();
+        let mut operations = self.operations(cache);
+        if requests.iter().any(|request| request.down().is_some()) {
+            operations.make_room();
+        }
+        operations.apply(requests)
     }
 
     /// Returns the plan of [`Self::up`] and its warnings. Changes nothing.
@@ -137,8 +143,12 @@ impl<K: Kernel> Node<K> {
     ///
     /// # Errors
     /// Fails as [`Self::up`] does.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "a path to the method would hold for one lifetime only"
+    )]
     pub fn repair(&mut self) -> Result<Report, NodeError> {
-        self.operations(&mut Cache::default()).repair()
+        self.with_room(|operations| operations.repair())
     }
 
     /// Closes the records, and removes them if there is nothing in them and nobody else has them open. Returns whether they
@@ -202,6 +212,18 @@ impl<K: Kernel> Node<K> {
     /// Fails if it refuses, or the kernel cannot be read.
     pub fn refuse_first_use(&mut self) -> Result<(), NodeError> {
         self.operations(&mut Cache::default()).refuse_blank()
+    }
+
+    /// Does some work that takes instances down or repairs them, with the room that is kept if the file system of the
+    /// records is full.
+    fn with_room<T>(
+        &mut self,
+        work: impl Fn(&mut Operations<'_, K>) -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        let cache = &mut Cache::default();
+        let mut operations = self.operations(cache);
+        operations.make_room();
+        operations.with_room(work).0
     }
 
     /// Returns the operations of a node that remembers this from earlier ones.

@@ -148,6 +148,31 @@ impl<'n, K: Kernel> Operations<'n, K> {
         Ok(self.context.cache.deferred_removals(store)?)
     }
 
+    /// Does some work, and once more with the room that is kept if the file system of the records is full. Also returns
+    /// whether that was given up.
+    pub(crate) fn with_room<T>(
+        &mut self,
+        work: impl Fn(&mut Self) -> Result<T, NodeError>,
+    ) -> (Result<T, NodeError>, bool) {
+        match work(self) {
+            Err(full) if full.is_full() => {
+                if self.records().is_ok_and(|records| records.make_room().is_err()) {
+                    return (Err(full), true);
+                }
+                (work(self), true)
+            }
+            done => (done, false),
+        }
+    }
+
+    /// Gives up the room that is kept if the file system of the records lacks room: before some work, so that its report
+    /// has all of it. Returns whether it did.
+    pub(crate) fn make_room(&mut self) -> bool {
+        // If they cannot be opened or written, the work says so.
+        let store = open_existing(self.store, &self.context).ok().flatten();
+        store.filter(|store| store.lacks_room()).is_some_and(|store| store.make_room().is_ok())
+    }
+
     /// Closes the records, which are about to be moved.
     pub(crate) fn let_go_of_records(&mut self) {
         *self.store = None;
@@ -353,9 +378,12 @@ fn open<'s, K>(
     context: &Context<'_, K>,
 ) -> Result<&'s mut Store, NodeError> {
     reopen_lost(store, context)?;
-    let opened = match store.take() {
-        Some(opened) => opened,
-        None => context.cache.kept_open(Store::open(&context.config.state_dir)?)?,
+    let opened = if let Some(opened) = store.take() {
+        opened
+    } else {
+        let opened = Store::open(&context.config.state_dir)?;
+        opened.keep_room();
+        context.cache.kept_open(opened)?
     };
     Ok(store.insert(opened))
 }

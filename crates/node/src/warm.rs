@@ -102,6 +102,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Fails as that method does.
     pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
         let request = Request::Down(selector.clone());
+        self.gave_up_room |= purge && self.operations().make_room();
         self.with_room(|operations| operations.down(&request, purge))
     }
 
@@ -354,17 +355,9 @@ impl<K: Kernel> WarmNode<K> {
         &mut self,
         work: impl Fn(&mut Operations<'_, K>) -> Result<T, NodeError>,
     ) -> Result<T, NodeError> {
-        match work(&mut self.operations()) {
-            Err(full) if full.is_full() => {
-                self.gave_up_room = true;
-                let mut operations = self.operations();
-                if operations.records().is_ok_and(|records| records.make_room().is_err()) {
-                    return Err(full);
-                }
-                work(&mut operations)
-            }
-            done => done,
-        }
+        let (done, gave_up_room) = self.operations().with_room(work);
+        self.gave_up_room |= gave_up_room;
+        done
     }
 }
 

@@ -54,6 +54,30 @@ on_every_firewall!(full_disk_stops_neither_down_nor_repair, |world| {
     run(world, "200k", &script.replace("FILL", FILL));
 });
 
+/// Where much is free at first, there is also little left of the file system's last blocks for the journal.
+fn purge_on_a_full_disk(before: &str) {
+    let world = &World::new(Firewall::Nftables);
+    let script = "\"$RIKLET\" up \"$ONE\"
+        FILL
+        \"$RIKLET\" up \"$TWO\"; \"$RIKLET\" up \"$THREE\"
+        BEFORE
+        said=$(\"$RIKLET\" down --all --purge 2>&1)
+        [ -z \"$said\" ]
+        rm \"$RIKLET_SDN_STATE_DIR/fill\"
+        [ \"$(ls \"$RIKLET_SDN_STATE_DIR\")\" = lock ]";
+    run(world, "1600k", &script.replace("FILL", FILL).replace("BEFORE", before));
+}
+
+#[test]
+fn all_is_purged_on_a_full_disk() {
+    purge_on_a_full_disk("");
+}
+
+#[test]
+fn the_rest_is_purged_on_a_full_disk() {
+    purge_on_a_full_disk("\"$RIKLET\" down two three");
+}
+
 #[test]
 fn full_disk_stops_neither_down_nor_healing_by_the_daemon() {
     let world = &World::new(Firewall::Nftables);
