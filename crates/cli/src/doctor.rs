@@ -14,10 +14,10 @@ use std::{
 
 use riklet_core::{
     firewall::{Backend, Ban, Confinement, Entry, ForeignChainState, PortBan},
-    model::{InterfaceName, Pool},
+    model::{Egress, InterfaceName, Pool},
     plan::{self, Advice, CutOff},
 };
-use riklet_kernel::{ForeignChains, HostFacts, Kernel, Links, NetworkManagers, Routes};
+use riklet_kernel::{Firewall, ForeignChains, HostFacts, Kernel, Links, NetworkManagers, Routes};
 use riklet_sdn::{
     Config, Drift, FirewallChoice, ListedInstance, Node, NodeError, UplinkFlaw, Warning,
     store::{Setting, Store},
@@ -93,7 +93,7 @@ fn look(
 fn firewall(
     config: &Config,
     decided: Option<(Backend, Pool)>,
-    kernel: &mut (impl ForeignChains + HostFacts + NetworkManagers + Routes),
+    kernel: &mut (impl Firewall + ForeignChains + HostFacts + NetworkManagers + Routes),
     published: &BTreeSet<Entry>,
 ) -> Vec<Finding> {
     let uplinks = uplinks(config, kernel).unwrap_or_default();
@@ -125,6 +125,7 @@ fn firewall(
     };
     if let Some((backend, how)) = backend {
         findings.push(Finding::ok("firewall", format!("{backend} {how}")));
+        findings.extend(refusal(config, backend, kernel));
         let foreign_chains = kernel.foreign_chains(backend, &uplinks).unwrap_or_default();
         let files = kernel.manager_files().unwrap_or_default();
         findings.extend(plan::cut_offs(&foreign_chains, &files).iter().map(cut_off));
@@ -144,6 +145,25 @@ fn firewall(
         }
     }
     findings
+}
+
+/// Returns a finding if the kernel lacks what this backend refuses services of the host with, and the reach of guests asks
+/// for that.
+fn refusal(config: &Config, backend: Backend, kernel: &mut impl Firewall) -> Option<Finding> {
+    let recorded = || {
+        let store = Store::open_existing(&config.state_dir).ok()??;
+        store.setting(Setting::Egress).ok()??.parse().ok()
+    };
+    let egress = config.egress.or_else(recorded).unwrap_or_default();
+    // Who may not ask is told so by other findings. The legacy iptables does not answer before it is loaded.
+    let lacks = egress != Egress::All && matches!(kernel.can_refuse(backend), Ok(false));
+    lacks.then(|| {
+        Finding::fail(
+            "firewall",
+            "the kernel lacks the match `socket`, by which iptables refuses services of the host to guests: `up` fails",
+            "install its module xt_socket, set firewall to nftables, or let guests reach everything: set egress to all",
+        )
+    })
 }
 
 /// Returns the findings about what is recorded, compared with the kernel: objects of other records, and what may surprise the

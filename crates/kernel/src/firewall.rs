@@ -61,6 +61,13 @@ impl fmt::Display for RulesetVersion {
 
 /// The ruleset of this program, in any of the firewall backends.
 pub trait Firewall: Sealed {
+    /// Reports whether the kernel has what this backend needs to refuse services of the host to guests, as every reach of
+    /// guests but `all` asks for: with iptables, the match `socket`. Changes nothing but that the kernel loads the module.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer, as it may not for the legacy iptables before a rule of it is there.
+    fn can_refuse(&mut self, backend: Backend) -> Result<bool, KernelError>;
+
     /// Reports whether the base ruleset and these entries are in place, as far as this can be told without
     /// listing rules of others. A backend that cannot tell answers `true`; its [`Change::Delta`] then fails.
     ///

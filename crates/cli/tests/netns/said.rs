@@ -94,3 +94,22 @@ fn plan_refuses_images_that_no_run_could_obtain() {
         );
     }
 }
+
+#[test]
+fn doctor_says_that_the_kernel_lacks_what_iptables_refuses_with() {
+    let world = &World::new(Firewall::IptablesLegacy);
+    let program = env!("CARGO_BIN_EXE_riklet-sdn");
+    let doctor = |egress| {
+        let traced =
+            ["-f", "-qq", "-e", "trace=getsockopt", "-e", "inject=getsockopt:error=ENOENT"];
+        let asked = [program, "--egress", egress, "doctor"];
+        world.program("strace", &[&traced[..], &asked].concat(), "").stdout
+    };
+    let words = "the kernel lacks the match `socket`";
+    let told = doctor("internet");
+    assert!(told.contains(words), "{told}");
+    let told = doctor("all");
+    assert!(!told.contains(words), "{told}");
+    let told = world.riklet(&["doctor"], "").stdout;
+    assert!(!told.contains(words), "{told}");
+}

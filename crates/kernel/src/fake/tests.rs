@@ -82,13 +82,14 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 40] = [
+const OBSERVATIONS: [(&str, Call); 41] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
         let base_ruleset = ruleset().base_ruleset;
         kernel.probe_firewall(Backend::Nftables, &base_ruleset, &BTreeSet::new()).map(drop)
     }),
+    ("can_refuse", |kernel| kernel.can_refuse(IPTABLES).map(drop)),
     ("ruleset_version", |kernel| kernel.ruleset_version(Backend::Nftables).map(drop)),
     ("firewall_state", |kernel| kernel.firewall_state(Backend::Nftables, &ruleset()).map(drop)),
     ("foreign_chains", |kernel| {

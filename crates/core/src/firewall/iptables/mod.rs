@@ -24,6 +24,10 @@ use super::{
 };
 use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
 
+/// The match by which services of the host are told from ports that nobody listens on, and its first revision that has the
+/// option which our rule names.
+pub const SOCKET: (&str, u8) = ("socket", 1);
+
 /// A table, in the order in which tables are committed: no rule leads to a guest before those that refuse are in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {

@@ -24,6 +24,10 @@ pub(super) struct Known {
 }
 
 impl Firewall for Watched {
+    fn can_refuse(&mut self, backend: Backend) -> Result<bool, KernelError> {
+        self.kernel.can_refuse(backend)
+    }
+
     fn probe_firewall(
         &mut self,
         backend: Backend,

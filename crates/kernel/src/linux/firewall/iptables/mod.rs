@@ -2,6 +2,7 @@
 
 pub(super) mod legacy;
 mod legacy_rules;
+mod matches;
 mod program;
 #[cfg(test)]
 #[cfg(privileged)]
@@ -106,6 +107,10 @@ impl FirewallBackend for Iptables<'_> {
                 iptables::remove(&saved).map_or(Ok(()), |input| self.restore(&input))
             }
         }
+    }
+
+    fn can_refuse(&mut self) -> Result<bool, Refusal> {
+        matches::has(self.variant, iptables::SOCKET)
     }
 
     /// Programs apply our changes, so that only the names of their processes distinguish them from others. Changes by

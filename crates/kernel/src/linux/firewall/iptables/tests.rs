@@ -37,6 +37,19 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
+#[test]
+fn kernel_says_which_matches_it_has() {
+    each_variant(|Host(variant)| {
+        // The legacy iptables of a namespace answers once a table is there.
+        let has = |of| matches::has(variant, of);
+        assert_eq!(has(iptables::SOCKET), Ok(true));
+        assert_eq!(has(("socket", 200)), Ok(false), "no such revision");
+        assert_eq!(has(("plug", 1)), Ok(false), "no such match");
+        assert_eq!(run("iptables-nft-save", ""), "", "nothing is changed");
+        assert_eq!(run("iptables-legacy-save", ""), "", "nothing is changed");
+    });
+}
+
 /// A host without rules, and its variant of iptables.
 #[derive(Clone, Copy)]
 struct Host(IptablesVariant);
