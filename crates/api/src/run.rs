@@ -19,7 +19,7 @@ pub struct RunDocument {
     pub supervisor_pid: u32,
     /// The time at which it began, in milliseconds since 1970.
     pub started_ms: u64,
-    /// The time until the published ports answered, in milliseconds; null before that.
+    /// The time until the published ports answered, in milliseconds; null before that, or if nobody waited for it.
     pub ready_after_ms: Option<u64>,
     /// The time at which it ended, in milliseconds since 1970; null before that.
     pub ended_ms: Option<u64>,
@@ -61,8 +61,25 @@ pub struct ReadyRuns {
     pub urls: Vec<String>,
     /// The time that it took, by part.
     pub ready_ms: ReadyTimes,
+    /// False if nothing was waited for, so that nobody knows whether the guests answer.
+    #[serde(default = "yes")]
+    pub awaited: bool,
     /// Things that succeeded, but possibly not as expected.
     pub warnings: Vec<String>,
+}
+
+/// A daemon of an earlier version says nothing.
+const fn yes() -> bool {
+    true
+}
+
+impl ReadyRuns {
+    /// Returns how long it took until they were ready, or, if nobody waited for that, until they were started.
+    #[must_use]
+    pub fn took(&self) -> String {
+        let word = if self.awaited { "ready" } else { "started" };
+        format!("{word} in {:.1} ms", self.ready_ms.total)
+    }
 }
 
 /// Runs that were to be started through a daemon.

@@ -55,9 +55,9 @@ fn text(ready: &ReadyRuns) -> String {
     let table = render::instances(&["VMM"], rows);
     let urls = ready.urls.join("\n");
     let names: Vec<_> = ready.instances.iter().map(|it| it.instance.name.as_str()).collect();
-    let total = ready.ready_ms.total;
     format!(
-        "{table}{urls}\nready in {total:.1} ms\n`riklet-sdn stop {}` takes it down\n",
+        "{table}{urls}\n{}\n`riklet-sdn stop {}` takes it down\n",
+        ready.took(),
         names.join(" ")
     )
 }

@@ -161,7 +161,7 @@ pub fn run(run: &store::Run, state: RunState) -> RunDocument {
         pid: run.process.map(ProcessId::pid),
         supervisor_pid: run.supervisor.pid(),
         started_ms: run.started,
-        ready_after_ms: run.ready,
+        ready_after_ms: run.ready.filter(|after| *after > 0),
         ended_ms: end.map(|end| end.at),
         reason: end.map(|end| end.reason.clone()),
         failed: end.map(|end| end.failed),

@@ -32,7 +32,7 @@ use rustix::process::Signal;
 pub enum RunState {
     /// The published ports do not answer yet.
     Starting,
-    /// The published ports answered.
+    /// The published ports answered, or nobody waits for that.
     Running,
     /// Somebody asked it to stop.
     Stopping,

@@ -29,7 +29,8 @@ pub(super) fn announce(
     ends: Ends,
 ) -> Result<(), CliError> {
     let urls = urls(ready.instances, &ready.readiness.answers, elsewhere);
-    output.print(|| text(ready, &urls, ends), || document(ready, urls.clone()))
+    let document = document(ready, urls);
+    output.print(|| text(ready, &document, ends), || &document)
 }
 
 /// Returns the address at which other machines reach the node, if it can be determined.
@@ -59,7 +60,7 @@ fn urls(
     here.chain(there).collect()
 }
 
-fn text(ready: &Ready<'_>, urls: &[String], ends: Ends) -> String {
+fn text(ready: &Ready<'_>, document: &ReadyRuns, ends: Ends) -> String {
     let instances = ready.instances.iter();
     let instances: Vec<_> = instances.map(|(i, vmm)| (documents::instance(i), vmm)).collect();
     let rows = instances.iter().map(|(i, vmm)| (i, vec![vmm.to_string()]));
@@ -67,8 +68,8 @@ fn text(ready: &Ready<'_>, urls: &[String], ends: Ends) -> String {
     let answers = ready.readiness.answers.iter().filter_map(|answer| {
         Some(format!("GET http://{}/ -> {}", answer.target, answer.body.as_ref()?))
     });
-    let mut lines: Vec<_> = chosen.chain(urls.iter().cloned()).chain(answers).collect();
-    lines.push(times_text(&ready.times));
+    let mut lines: Vec<_> = chosen.chain(document.urls.iter().cloned()).chain(answers).collect();
+    lines.push(times_text(document));
     lines.push(match ends {
         Ends::Interrupt => "Ctrl-C takes it down\n".to_owned(),
         Ends::Stop => {
@@ -88,6 +89,7 @@ fn document(ready: &Ready<'_>, urls: Vec<String>) -> ReadyRuns {
         instances: ready.instances.iter().map(running).collect(),
         urls,
         ready_ms: milliseconds(&ready.times),
+        awaited: ready.readiness.awaited,
         warnings: lines(&ready.report.warnings),
     }
 }
@@ -103,10 +105,11 @@ fn milliseconds(times: &Times) -> ReadyTimes {
     }
 }
 
-fn times_text(times: &Times) -> String {
-    let ReadyTimes { total, network, vmm, boot, answer } = milliseconds(times);
-    format!(
-        "ready in {total:.1} ms: network {network:.1}, VMM start {vmm:.1}, guest boot {boot:.1}, \
-         first answer {answer:.1}"
-    )
+fn times_text(ready: &ReadyRuns) -> String {
+    let ReadyTimes { network, vmm, boot, answer, .. } = ready.ready_ms;
+    let started = format!("{}: network {network:.1}, VMM start {vmm:.1}", ready.took());
+    if !ready.awaited {
+        return started;
+    }
+    format!("{started}, guest boot {boot:.1}, first answer {answer:.1}")
 }

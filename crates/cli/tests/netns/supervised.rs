@@ -66,6 +66,27 @@ pub(crate) fn cgroups() -> Option<PathBuf> {
     (made && fs::remove_dir(&trial).is_ok()).then_some(root)
 }
 
+#[test]
+fn run_that_nobody_waits_for_is_started_and_not_ready() {
+    let world = &World::new(Firewall::Nftables);
+    let shown = |started: &str| {
+        assert!(started.contains("\nstarted in ") && !started.contains("ready in"), "{started}");
+        assert!(!started.contains("first answer"), "{started}");
+        let run = world.ps("hello");
+        assert_eq!((&run["state"], &run["readyAfterMs"]), (&"running".into(), &Value::Null));
+        let table = world.riklet(&["ps"], "").success();
+        let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row.last_chunk(), Some(&["-", "-"]), "{table}");
+        world.riklet(&["stop", "hello"], "").success();
+    };
+    let definition = hello().to_string();
+    shown(&world.riklet(&["run", "--detach", "--no-wait", "-"], &definition).success());
+    // Nobody waits for a port that says so either.
+    let mut silent = hello();
+    silent["spec"]["function"]["exposure"][0]["ready"] = "none".into();
+    shown(&world.riklet(&["run", "--detach", "-"], &silent.to_string()).success());
+}
+
 on_every_firewall!(a_detached_run_answers_until_it_is_stopped, |world| {
     let before = SystemState::take(&world.node);
     let printed = world.detach(&[hello()]);

@@ -21,7 +21,8 @@ pub struct Run {
     pub process: Option<ProcessId>,
     /// The time of its beginning, in milliseconds since 1970.
     pub started: u64,
-    /// The time until the published ports answered, in milliseconds; `None` while they have not.
+    /// The time until the published ports answered, in milliseconds; `None` while they have not, and 0 if nobody knows it,
+    /// for example because nobody waited.
     pub ready: Option<u64>,
     /// True if the run was asked to stop: then its end is no failure.
     pub stopping: bool,
@@ -145,8 +146,8 @@ impl Tx<'_> {
         self.execute("record a process", sql, params).map(drop)
     }
 
-    /// Records that the published ports of a run answer, and after how many milliseconds. One that has ended, or has
-    /// another supervisor by now, is left as it is.
+    /// Records that the published ports of a run answer, and after how many milliseconds; `None` if nobody knows that.
+    /// One that has ended, or has another supervisor by now, is left as it is.
     ///
     /// # Errors
     /// Fails if the database cannot be written.
@@ -154,15 +155,16 @@ impl Tx<'_> {
         &self,
         name: &InstanceName,
         supervisor: ProcessId,
-        after: u64,
+        after: Option<u64>,
     ) -> Result<(), StoreError> {
         let sql = "UPDATE runs SET ready = ? WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
         let (workload, ordinal) = key(name);
-        let params = (after, workload, ordinal, supervisor.to_string());
-        match self.execute("record that a run is ready", sql, params)? {
-            0 => Ok(()),
-            _ => self.announce(JournalKind::Ready, Some(name), &format!("ready after {after} ms")),
-        }
+        // A start takes more than a millisecond.
+        let recorded = after.map_or(0, |after| after.max(1));
+        let params = (recorded, workload, ordinal, supervisor.to_string());
+        let recorded = self.execute("record that a run is ready", sql, params)?;
+        let Some(after) = after.filter(|_| recorded > 0) else { return Ok(()) };
+        self.announce(JournalKind::Ready, Some(name), &format!("ready after {after} ms"))
     }
 
     /// Records that a run was asked to stop. Changes nothing if that is recorded, or if the run has ended or has another

@@ -398,7 +398,7 @@ fn a_run_outlives_its_record() {
     tx.begin_run(&name, "qemu", supervisor, 5_000).unwrap();
     tx.begin_run(&other, "builtin", supervisor, 5_001).unwrap();
     tx.set_run_process(&name, supervisor, process).unwrap();
-    tx.set_run_ready(&name, supervisor, 750).unwrap();
+    tx.set_run_ready(&name, supervisor, Some(750)).unwrap();
     tx.set_run_stopping(&name, supervisor).unwrap();
     let end = |at, reason: &str, failed| End { at, reason: reason.into(), failed };
     tx.end_run(&other, supervisor, &end(6_000, "powered off", true)).unwrap();
@@ -406,7 +406,7 @@ fn a_run_outlives_its_record() {
     // A process that is no longer the supervisor changes nothing.
     tx.set_run_stopping(&other, supervisor).unwrap();
     tx.set_run_process(&name, process, supervisor).unwrap();
-    tx.set_run_ready(&name, process, 1).unwrap();
+    tx.set_run_ready(&name, process, Some(1)).unwrap();
     tx.end_run(&name, process, &end(8_000, "stopped", false)).unwrap();
     tx.commit().unwrap();
 

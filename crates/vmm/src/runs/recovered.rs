@@ -30,7 +30,7 @@ pub fn recover(state_dir: &Path) -> Result<Vec<InstanceName>, RunError> {
         if is_alive && tx.get(&name)?.is_some() && tx.run(&name)?.is_none() {
             tx.begin_run(&name, vmm.as_str(), supervisor, began(state_dir, &name))?;
             tx.set_run_process(&name, supervisor, process)?;
-            tx.set_run_ready(&name, supervisor, 0)?;
+            tx.set_run_ready(&name, supervisor, None)?;
             recovered.push(name);
         }
     }

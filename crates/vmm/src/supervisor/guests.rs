@@ -112,8 +112,8 @@ impl<'a> RunningGuests<'a> {
         Err(SupervisorError::Launch { name, source })
     }
 
-    /// Records that every guest answers, `after` so many milliseconds.
-    pub(super) fn set_ready(&self, after: u64) -> Result<(), SupervisorError> {
+    /// Records that every guest answers, `after` so many milliseconds; or that nobody waits until it does.
+    pub(super) fn set_ready(&self, after: Option<u64>) -> Result<(), SupervisorError> {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
         for running in &self.running {

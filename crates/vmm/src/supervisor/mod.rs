@@ -230,7 +230,7 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
             answer: readiness.accepted - readiness.booted,
         };
         let after = u64::try_from((readiness.accepted - started).as_millis()).unwrap_or(u64::MAX);
-        self.guests.set_ready(after)?;
+        self.guests.set_ready(readiness.awaited.then_some(after))?;
         let (instances, readiness) = (&*played, &readiness);
         let ready = Ready { instances, prepared, readiness, times, report: &report };
         self.observer.ready(self.node, &ready)?;

@@ -51,6 +51,8 @@ pub struct Readiness {
     pub booted: Instant,
     /// The time at which every exposure had accepted.
     pub accepted: Instant,
+    /// False if nothing was waited for, so that nobody knows whether the guests answer.
+    pub awaited: bool,
 }
 
 /// The answer of one published port.
@@ -117,9 +119,10 @@ pub(super) fn wait<K: Kernel>(
         }
         if all.iter().all(|pending| pending.done) {
             let accepted = super::now();
+            let awaited = !all.is_empty();
             let answers = all.into_iter().filter_map(|pending| pending.answer).collect();
             let booted = booted.unwrap_or(accepted);
-            return Ok(Outcome::Ready(Readiness { answers, booted, accepted }));
+            return Ok(Outcome::Ready(Readiness { answers, booted, accepted, awaited }));
         }
         let mut missing = all.iter().filter(|pending| !pending.done);
         let short =

@@ -45,8 +45,8 @@ fn a_run_is_announced_from_its_beginning_to_its_end() {
     let tx = store.transaction().unwrap();
     let (web, end) = (name("web"), End::new(9, "stopped".to_owned(), false));
     tx.begin_run(&web, "qemu", supervisor, 5).unwrap();
-    tx.set_run_ready(&web, other, 7).unwrap();
-    tx.set_run_ready(&web, supervisor, 7).unwrap();
+    tx.set_run_ready(&web, other, Some(7)).unwrap();
+    tx.set_run_ready(&web, supervisor, Some(7)).unwrap();
     for _ in 0..2 {
         tx.set_run_stopping(&web, supervisor).unwrap();
     }
