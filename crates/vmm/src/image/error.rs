@@ -409,9 +409,11 @@ fn status_hint(status: ureq::http::StatusCode) -> Option<String> {
     })
 }
 
+/// Returns the directories as text, each once: a definition may be in one that is named anyway.
 fn listed(roots: &[PathBuf]) -> String {
-    let roots: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
-    roots.join(", ")
+    let before = |index| roots.get(..index).unwrap_or_default();
+    let roots = roots.iter().enumerate().filter(|(index, root)| !before(*index).contains(root));
+    roots.map(|(_, root)| root.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn who(user: Option<Credentials>) -> String {

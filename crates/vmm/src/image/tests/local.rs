@@ -103,6 +103,10 @@ fn files_outside_of_the_roots_are_refused() {
             format!("the kernel {} is outside of {}", path.display(), inside.0.display());
         assert_eq!(error.to_string(), expected, "{}", path.display());
     }
+    // Each directory is named once.
+    let error = obtain(&secret, &[&inside.0, &beside, &inside.0]).unwrap_err().to_string();
+    let named = format!("{}, {}", inside.0.display(), beside.display());
+    assert!(error.ends_with(&format!(" is outside of {named}")), "{error}");
     // What is missing inside is said to be missing.
     let unfound = words(obtain(&inside.0.join("none"), &[&inside.0]));
     assert!(unfound.starts_with("cannot find the kernel "), "{unfound}");
