@@ -107,16 +107,14 @@ pub(super) async fn start(
     Ok(Json(started.await??))
 }
 
-/// Refuses a microVM whose definition names the user or the group that its VMM runs as. Its guest would read and write files
-/// as that user, who may be root, at the word of somebody who may only use the socket.
+/// Refuses a function whose definition names the user or the group that its VMM runs as, with a VMM or without. Its guest
+/// would read and write files as that user, who may be root, at the word of somebody who may only use the socket.
 fn refuse_account(workload: &Workload) -> Result<(), ApiError> {
     let execution = workload.execution();
-    let named = execution.user.is_some() || execution.group.is_some();
-    if execution.kernel.is_none() || !named {
+    if execution.user.is_none() && execution.group.is_none() {
         return Ok(());
     }
-    let detail =
-        format!("{}: the daemon runs no microVM as a given user or group", workload.name());
+    let detail = format!("{}: the daemon runs nothing as a given user or group", workload.name());
     let error = ApiError::new(HttpStatus::UnprocessableEntity, ErrorKind::Invalid, detail);
     let hint = "remove `user` and `group`, or run it as root with `riklet-sdn run --detach`";
     Err(error.with_hint(hint.to_owned()).with_name(workload.name().to_string()))
@@ -354,7 +352,8 @@ mod tests {
         assert!(refused(json!({"kernel": "/srv/vmlinux", "user": 0})));
         assert!(refused(json!({"kernel": "/srv/vmlinux", "group": "disk"})));
         assert!(!refused(json!({"kernel": "/srv/vmlinux"})));
-        // Without a kernel there is no VMM: the user only owns the TAP.
-        assert!(!refused(json!({"user": "nobody"})));
+        // Without a kernel the user would only own the TAP: the same rule for all is easier to know.
+        assert!(refused(json!({"user": "nobody"})) && refused(json!({"group": 0})));
+        assert!(!refused(json!({})));
     }
 }
