@@ -45,7 +45,7 @@ use riklet_core::{
     firewall::ForeignChainState,
     link::{HostInterface, LinkState},
     model::{InterfaceName, Slot},
-    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute, our_tables},
+    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute, our_tables, sources},
 };
 
 /// `RTNLGRP_*` of `<linux/rtnetlink.h>`: `LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`, `IPV4_NETCONF` and
@@ -69,7 +69,8 @@ pub struct Changes {
     pub foreign_chains: bool,
     /// Another program changed rules that may decide which packets it translates.
     pub translations: bool,
-    /// The uplinks, their MTU, the default routes of other interfaces, or the routing rules changed.
+    /// The uplinks, their MTU, the default routes of other interfaces, the routing rules, or the routes that these lead
+    /// answers to changed.
     pub uplinks: bool,
     /// Forwarding was turned on or off, for the host or for an interface that is not ours; or such an interface was
     /// added or removed, or got or lost an address.
@@ -89,6 +90,8 @@ struct Uplinks {
     mtus: BTreeMap<InterfaceName, Option<u32>>,
     /// The interfaces with a default route, whatever its metric.
     hops: BTreeMap<InterfaceName, NextHop>,
+    /// The paths of answers from the sources that have rules of their own.
+    answers: BTreeMap<Ipv4Net, Option<AnswerPath>>,
     /// Our routes.
     routes: BTreeSet<UplinkRoute>,
 }
@@ -277,6 +280,9 @@ impl Watched {
             addressed.map(|(name, _)| name).chain(now.mtus.keys().cloned()).collect();
         for name in names {
             now.hops.extend(self.next_hop(&name)?.map(|hop| (name, hop)));
+        }
+        for source in sources(&self.rules()?) {
+            now.answers.insert(source, self.answer_path(source)?);
         }
         now.routes = self.uplink_routes(&our_tables().collect())?;
         let before = self.uplinks_before.replace(now);

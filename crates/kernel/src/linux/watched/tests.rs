@@ -177,18 +177,44 @@ fn interfaces_are_listed_again_after_lost_notifications() {
     });
 }
 
+/// Creates two uplinks, of which the first has the default route.
+fn two_uplinks() {
+    for (near, address) in [("up0", "192.0.2.1/24"), ("up1", "198.51.100.1/24")] {
+        ip(&format!("link add {near} type veth peer name {near}-far"));
+        ip(&format!("addr add {address} dev {near}"));
+        ip(&format!("link set {near} up"));
+        ip(&format!("link set {near}-far up"));
+    }
+    ip("route add default via 192.0.2.2");
+    // The kernel notifies of the carrier a while later.
+    ["up0", "up1"].into_iter().for_each(wait_for_carrier);
+}
+
+#[test]
+fn a_route_that_comes_after_its_rule_changes_the_uplinks() {
+    isolated(|| {
+        two_uplinks();
+        let mut watched = watched();
+        assert!(!watched.changes().unwrap().uplinks, "nothing was known before");
+        ip("rule add from 198.51.100.0/24 lookup 77");
+        assert!(watched.changes().unwrap().uplinks, "a rule");
+        for change in [
+            "route replace default via 198.51.100.2 table 77",
+            "route flush table 77",
+            "route add default via 192.0.2.2 table 77",
+            "route replace default via 198.51.100.2 table 77",
+        ] {
+            assert!(!watched.changes().unwrap().uplinks, "before {change}");
+            ip(change);
+            assert!(watched.changes().unwrap().uplinks, "{change}");
+        }
+    });
+}
+
 #[test]
 fn only_the_default_route_changes_the_uplinks() {
     isolated(|| {
-        for (near, address) in [("up0", "192.0.2.1/24"), ("up1", "198.51.100.1/24")] {
-            ip(&format!("link add {near} type veth peer name {near}-far"));
-            ip(&format!("addr add {address} dev {near}"));
-            ip(&format!("link set {near} up"));
-            ip(&format!("link set {near}-far up"));
-        }
-        ip("route add default via 192.0.2.2");
-        // The kernel notifies of the carrier a while later.
-        ["up0", "up1"].into_iter().for_each(wait_for_carrier);
+        two_uplinks();
         let mut watched = watched();
         assert_eq!(watched.uplinks().unwrap(), ["up0".parse().unwrap()].into());
         watched.create_link(&spec(0)).unwrap();
