@@ -17,4 +17,6 @@ pub struct SettingsDocument {
     pub mark_mask: String,
     /// The reach of guests beyond published ports: `internet`, `all` or `none`.
     pub egress: String,
+    /// The flows that each guest may begin and have at a time: a number, or `unlimited`.
+    pub flows: String,
 }

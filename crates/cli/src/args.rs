@@ -3,7 +3,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use riklet_core::model::{
-    Account, Egress, InstanceName, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts,
+    Account, Egress, FlowLimit, InstanceName, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts,
 };
 use riklet_sdn::FirewallChoice;
 
@@ -64,6 +64,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, global = true, value_name = "REACH")]
     #[arg(env = "RIKLET_SDN_EGRESS", hide_env_values = true)]
     pub(crate) egress: Option<Egress>,
+    /// Flows that each guest may begin and have at a time, a number or unlimited [default: 4096].
+    #[arg(long, global = true, value_name = "COUNT")]
+    #[arg(env = "RIKLET_SDN_FLOWS", hide_env_values = true)]
+    pub(crate) flows: Option<FlowLimit>,
     /// Socket of the daemon [default: api.sock in the state directory]. Without a daemon, commands work alone.
     #[arg(long, global = true, value_name = "SOCKET")]
     #[arg(env = "RIKLET_SDN_API", hide_env_values = true)]

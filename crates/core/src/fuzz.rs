@@ -9,7 +9,7 @@ use crate::{
     address::Pool,
     definition::{self, Source},
     firewall::{BaseRuleset, Confinement, Entry, Ruleset, iptables},
-    model::{Egress, Owner, OwnerId, PortRange, Protocol},
+    model::{Egress, FlowLimit, Owner, OwnerId, PortRange, Protocol},
     routing::UplinkMarks,
     workload::alias,
 };
@@ -64,6 +64,7 @@ pub fn iptables_save(data: &[u8]) {
         uplinks,
         any_uplink: true,
         egress: Egress::default(),
+        flows: FlowLimit::default(),
         marks: UplinkMarks::default(),
         confined,
         owner: Some(owner),

@@ -76,7 +76,7 @@ pub enum NodeError {
         "{what} is configured as {configured}, and this node has used {recorded} since its first instance"
     )]
     Decided {
-        /// `firewall`, `pool`, `uplink`, `mtu`, `mark-mask` or `egress`.
+        /// `firewall`, `pool`, `uplink`, `mtu`, `mark-mask`, `egress` or `flows`.
         what: &'static str,
         /// The configured value.
         configured: String,
@@ -254,7 +254,7 @@ impl NodeError {
             }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
             Self::Shadows(shadow) => Some(shadow_hint(shadow)),
-            Self::Decided { what: what @ ("uplink" | "mtu" | "mark-mask" | "egress"), configured, .. } => {
+            Self::Decided { what: what @ ("uplink" | "mtu" | "mark-mask" | "egress" | "flows"), configured, .. } => {
                 let value = configured.replace(' ', ",");
                 Some(format!("`riklet-sdn repair --{what} {value}` changes it for all functions"))
             }

@@ -11,7 +11,7 @@ use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
     forwarding::{self, Forwarding, Recorded, Sight},
     link::{HostInterface, LinkState},
-    model::{Egress, InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
+    model::{Egress, FlowLimit, InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
     routing::{RoutingRule, UplinkMarks, UplinkRoute},
     switch,
     workload::{NodeFacts, alias},
@@ -226,6 +226,7 @@ impl Host {
                 uplinks,
                 any_uplink: choices.uplinks.is_none(),
                 egress: choices.egress,
+                flows: choices.flows,
                 confined,
                 marks,
                 owner: Some(owner.clone()),
@@ -420,9 +421,9 @@ fn any_ruleset(pool: Pool) -> Ruleset {
     let (confined, owner) = (Confinement::default(), None);
     let (mtu, uplinks, any_uplink) = (ETHERNET_MTU, BTreeSet::new(), false);
     let marks = UplinkMarks::default();
-    let egress = Egress::default();
+    let (egress, flows) = (Egress::default(), FlowLimit::default());
     let base_ruleset =
-        BaseRuleset { pool, mtu, uplinks, any_uplink, egress, confined, marks, owner };
+        BaseRuleset { pool, mtu, uplinks, any_uplink, egress, flows, confined, marks, owner };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 

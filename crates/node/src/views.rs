@@ -23,7 +23,7 @@ use riklet_core::{
     },
     flows::Flows,
     link::LinkState,
-    model::{Egress, PortRange, Protocol, Slot},
+    model::{Egress, FlowLimit, PortRange, Protocol, Slot},
     plan::{self, Adoption, Claim, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
     routing::{self, RoutingRule, UplinkMarks, UplinkRoute},
     workload::{self, Fragment},
@@ -328,9 +328,18 @@ impl<'a> FullView<'a> {
         let (pool, mtu) = (self.host.node.pool, self.host.node.mtu);
         let (owner, confined) = (None, Confinement::default());
         let (uplinks, any_uplink, marks) = (BTreeSet::new(), false, UplinkMarks::default());
-        let egress = Egress::default();
-        let nothing =
-            || BaseRuleset { pool, mtu, uplinks, any_uplink, egress, confined, marks, owner };
+        let (egress, flows) = (Egress::default(), FlowLimit::default());
+        let nothing = || BaseRuleset {
+            pool,
+            mtu,
+            uplinks,
+            any_uplink,
+            egress,
+            flows,
+            confined,
+            marks,
+            owner,
+        };
         Ruleset {
             base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
             entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),

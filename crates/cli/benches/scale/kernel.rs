@@ -9,7 +9,7 @@ use riklet_core::{
     definition::{self, Source},
     firewall::{Backend, BaseRuleset, Change, Confinement, Ruleset},
     link::LinkSpec,
-    model::{Egress, Owner, OwnerId, Slot},
+    model::{Egress, FlowLimit, Owner, OwnerId, Slot},
     workload::{self, Fragment, NodeFacts},
 };
 use riklet_kernel::{Firewall, LinkDeletion, Links, linux::Linux};
@@ -38,6 +38,7 @@ impl Bare {
             uplinks: BTreeSet::new(),
             any_uplink: true,
             egress: Egress::default(),
+            flows: FlowLimit::default(),
             marks: riklet_core::routing::UplinkMarks::default(),
             confined: Confinement::default(),
             owner: Some(self.node.owner.clone()),

@@ -57,6 +57,8 @@ fn help_lists_the_commands() {
                                 RIKLET_SDN_MARK_MASK]
           --egress <REACH>      Reach of guests beyond published ports: internet, all or none [default:
                                 internet] [env: RIKLET_SDN_EGRESS]
+          --flows <COUNT>       Flows that each guest may begin and have at a time, a number or
+                                unlimited [default: 4096] [env: RIKLET_SDN_FLOWS]
           --api <SOCKET>        Socket of the daemon [default: api.sock in the state directory]. Without
                                 a daemon, commands work alone [env: RIKLET_SDN_API]
           --no-daemon           Work without the daemon, on the same records and under the same lock

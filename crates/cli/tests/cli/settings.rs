@@ -126,7 +126,7 @@ fn invalid_values_are_reported_with_file_and_line() {
         environment.refused(2, &["list"])
     });
     insta::assert_snapshot!(refused.concat(), @r#"
-    error: $DIR/config.toml:1:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, egress, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
+    error: $DIR/config.toml:1:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, egress, flows, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
     error: $DIR/config.toml:2:1: firewal: unknown key; did you mean "firewall"?
     error: $DIR/config.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
     error: $DIR/config.toml:1:8: pool: a pool's prefix length must be 14 to 30, not 8
@@ -164,6 +164,7 @@ fn invalid_flags_and_variables_are_named() {
         "--mtu=67",
         "--mtu=big",
         "--mark-mask=1",
+        "--flows=0",
         "--firewall=ufw",
         "--uplink=a/b",
     ];
@@ -179,6 +180,9 @@ fn invalid_flags_and_variables_are_named() {
 
     For more information, try '--help'.
     error: invalid value '1' for '--mark-mask <MASK>': "1" has 1 of the 7 bits that marks take, as 0x7f has: no room for uplinks, policies, packets of guests to the host
+
+    For more information, try '--help'.
+    error: invalid value '0' for '--flows <COUNT>': "0" is not a limit of flows; these are 1 to 65536, or unlimited
 
     For more information, try '--help'.
     error: invalid value 'ufw' for '--firewall <BACKEND>': "ufw" is not auto, iptables or nftables

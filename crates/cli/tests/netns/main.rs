@@ -22,6 +22,7 @@ mod drift;
 mod egress;
 mod exposures;
 mod failed;
+mod flows;
 mod forgotten;
 mod forward;
 mod full;

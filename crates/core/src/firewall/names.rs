@@ -27,7 +27,7 @@ pub mod nftables {
     /// The chain that drops packets of guests that are not theirs to send, and of others that are only theirs, before they
     /// are tracked.
     pub const ANTISPOOF: &str = "antispoof";
-    /// The chain that drops packets of guests that belong to no connection, and marks translated ones for routing.
+    /// The chain that drops packets of guests that belong to no connection or begin too many, and marks translated ones for routing.
     pub const TRACK: &str = "track";
     /// The chain that leads arriving packets to the exposures.
     pub const PREROUTING: &str = "prerouting";
@@ -54,6 +54,10 @@ pub mod nftables {
     pub const HAIRPIN: &str = "hairpin";
     /// The set of the interfaces that only our forwarding leads to each other.
     pub const CONFINED: &str = "confined";
+    /// The set of the guests that have begun flows, each with their number. The kernel adds and removes them.
+    pub const FLOWS: &str = "flows";
+    /// The set of the guests that began flows lately, each with its rate. The kernel adds and removes them.
+    pub const RATES: &str = "rates";
     /// The set of the uplinks.
     pub const UPLINKS: &str = "uplinks";
 

@@ -9,7 +9,9 @@ use ipnet::Ipv4Net;
 use super::Confinement;
 use crate::{
     flows::Flows,
-    model::{Bracketed, Egress, Family, InterfaceName, Mark, Owner, Pool, PortRange, Protocol},
+    model::{
+        Bracketed, Egress, Family, FlowLimit, InterfaceName, Mark, Owner, Pool, PortRange, Protocol,
+    },
     routing::UplinkMarks,
 };
 
@@ -90,6 +92,8 @@ pub struct Ruleset {
 ///   fit the routes to both ends.
 /// * Connections to guests that an exposure translated, and that come in by an uplink with a mark, are marked. Packets of
 ///   guests that belong to one have the mark when they are routed.
+/// * A packet from our interfaces that begins a flow is dropped if its source has begun as many as [`FlowLimit`] allows, or
+///   begins them too fast.
 /// * Packets from guests from or to 127.0.0.0/8 are dropped: `route_localnet` would let them in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseRuleset {
@@ -103,6 +107,8 @@ pub struct BaseRuleset {
     pub any_uplink: bool,
     /// The reach of guests beyond published ports.
     pub egress: Egress,
+    /// The flows that each guest may have at a time, of those that it begins.
+    pub flows: FlowLimit,
     /// The traffic of others that only our forwarding makes possible.
     pub confined: Confinement,
     /// The marks of uplinks whose answers are routed by them.

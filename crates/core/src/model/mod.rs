@@ -7,6 +7,7 @@ mod boot_args;
 mod egress;
 mod execution;
 mod exposure;
+mod flow_limit;
 mod image;
 mod mark_mask;
 mod memory;
@@ -26,6 +27,7 @@ pub use execution::{
     Accelerator, Dns, Execution, ExecutionConflict, OutOfRange, Queues, TooManyServers, Vcpus, Vmm,
 };
 pub use exposure::{Exposure, ExposureError, PortRange, PortRangeError, Protocol, Ready};
+pub use flow_limit::{FlowLimit, FlowLimitError};
 pub use image::{EmptySource, Image, Sha256, Sha256Error};
 pub use mark_mask::{MarkMask, MarkMaskError};
 pub use memory::{Memory, MemoryError};

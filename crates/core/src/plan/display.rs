@@ -8,7 +8,7 @@ use crate::{
     flows::Flows,
     link::{LinkDifference, LinkSpec, Tap},
     manager::Manager,
-    model::{Bracketed, Egress, Family, InterfaceName},
+    model::{Bracketed, Egress, Family, FlowLimit, InterfaceName},
 };
 
 impl fmt::Display for Plan {
@@ -100,12 +100,16 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reset(ruleset) => {
-                let BaseRuleset { pool, uplinks, egress, confined, .. } = &ruleset.base_ruleset;
+                let BaseRuleset { pool, uplinks, egress, flows, confined, .. } =
+                    &ruleset.base_ruleset;
                 let uplinks: Vec<_> = uplinks.iter().map(ToString::to_string).collect();
                 let uplinks = if uplinks.is_empty() { "none".into() } else { uplinks.join(", ") };
                 write!(f, "~ firewall: all of it, guests {pool}, uplinks {uplinks}")?;
                 if *egress != Egress::default() {
                     write!(f, ", egress {egress}")?;
+                }
+                if *flows != FlowLimit::default() {
+                    write!(f, ", flows {flows}")?;
                 }
                 if !confined.is_empty() {
                     let from: Vec<_> = confined.from().iter().map(ToString::to_string).collect();

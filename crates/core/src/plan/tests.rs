@@ -4,8 +4,8 @@ use super::{display::list, *};
 use crate::{
     firewall::{self, Confinement},
     model::{
-        Account, Egress, Execution, Exposure, Family, Function, Kind, OwnerId, PortRange, Protocol,
-        Queues, Workload,
+        Account, Egress, Execution, Exposure, Family, FlowLimit, Function, Kind, OwnerId,
+        PortRange, Protocol, Queues, Workload,
     },
     routing::UplinkMarks,
     workload::{self, NodeFacts},
@@ -63,6 +63,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
             uplinks: BTreeSet::new(),
             any_uplink: true,
             egress: Egress::default(),
+            flows: FlowLimit::default(),
             marks: UplinkMarks::default(),
             confined: confined(),
             owner: Some(owner()),

@@ -13,19 +13,20 @@ use super::{Config, FirewallChoice, FirewallChoiceError};
 use riklet_core::{
     definition::SourceLocation,
     model::{
-        EgressError, InterfaceName, InterfaceNameError, MarkMask, MarkMaskError, Mtu, MtuError,
-        Pool, PoolError, SlotAccounts, SlotAccountsError,
+        EgressError, FlowLimit, FlowLimitError, InterfaceName, InterfaceNameError, MarkMask,
+        MarkMaskError, Mtu, MtuError, Pool, PoolError, SlotAccounts, SlotAccountsError,
     },
     nearest::nearest,
 };
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "firewall",
     "pool",
     "uplink",
     "mtu",
     "mark_mask",
     "egress",
+    "flows",
     "state_dir",
     "api",
     "image_dir",
@@ -90,6 +91,8 @@ pub enum ConfigReason {
     MarkMask(#[from] MarkMaskError),
     #[error(transparent)]
     Egress(#[from] EgressError),
+    #[error(transparent)]
+    Flows(#[from] FlowLimitError),
 }
 
 impl ConfigReason {
@@ -144,6 +147,7 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
         "mtu" => config.mtu = Some(decimal(value)?.parse::<Mtu>()?),
         "mark_mask" => config.mark_mask = Some(decimal(value)?.parse::<MarkMask>()?),
         "egress" => config.egress = Some(string(value)?.parse()?),
+        "flows" => config.flows = Some(flow_limit(value)?),
         "state_dir" => config.state_dir = absolute(value)?,
         "api" => config.api = Some(absolute(value)?),
         "image_dir" => config.vmm.image_dir = absolute(value)?,
@@ -158,6 +162,12 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
 
 fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, ConfigReason> {
     value.as_str().ok_or_else(|| unexpected("a string", value))
+}
+
+/// Reads a number, or a word.
+fn flow_limit(value: &DeValue<'_>) -> Result<FlowLimit, ConfigReason> {
+    let text = value.as_str().map_or_else(|| decimal(value), |word| Ok(word.to_owned()));
+    Ok(text?.parse()?)
 }
 
 /// Reads one name, or a list of names.
@@ -234,7 +244,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
-             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nmark_mask = 0x7f00\negress = \"all\"\nstate_dir = \"/var/lib/riklet-sdn\"\n\
+             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nmark_mask = 0x7f00\negress = \"all\"\nflows = 8_192\nstate_dir = \"/var/lib/riklet-sdn\"\n\
              api = \"/run/node.sock\"\nimage_dir = \"/data\"\nimage_roots = [\"/srv\", \"/opt\"]\n\
              private_redirects = true\nvmm_uid_base = 70_000\nmember_runs = 7\n";
         let config = Config::parse("config.toml", text).unwrap();
@@ -250,6 +260,9 @@ mod tests {
         assert_eq!(config.mtu.unwrap().bytes(), 1400);
         assert_eq!(config.mark_mask.unwrap().of_uplinks(), 0x700);
         assert_eq!(config.egress.unwrap().as_str(), "all");
+        assert_eq!(config.flows.unwrap().number(), Some(8192));
+        let unlimited = Config::parse("config.toml", "flows = \"unlimited\"").unwrap();
+        assert_eq!(unlimited.flows.unwrap().number(), None);
         assert_eq!(config.state_dir, Path::new("/var/lib/riklet-sdn"));
         assert_eq!(Config::parse("config.toml", "").unwrap(), Config::default());
         assert_eq!(Config::default().socket(), Path::new("/run/riklet-sdn/api.sock"));
@@ -276,6 +289,8 @@ mod tests {
             "mtu = \"1500\"",
             "mark_mask = 0x3f",
             "egress = \"some\"",
+            "flows = 0",
+            "flows = true",
             "state_dir = \"\"",
             "state_dir = \"run\"",
             "api = \"api.sock\"",
@@ -290,7 +305,7 @@ mod tests {
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, egress, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
+        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, egress, flows, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
         c.toml:1:1: firewal: unknown key; did you mean "firewall"?
         c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
         c.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
@@ -306,6 +321,8 @@ mod tests {
         c.toml:1:7: mtu: expected a number, found a string
         c.toml:1:13: mark_mask: "63" has 6 of the 7 bits that marks take, as 0x7f has: no room for packets of guests to the host
         c.toml:1:10: egress: "some" is not internet, all or none
+        c.toml:1:9: flows: "0" is not a limit of flows; these are 1 to 65536, or unlimited
+        c.toml:1:9: flows: expected a number, found a boolean
         c.toml:1:13: state_dir: "" is not an absolute path
         c.toml:1:13: state_dir: "run" is not an absolute path
         c.toml:1:7: api: "api.sock" is not an absolute path

@@ -82,6 +82,8 @@ pub enum Setting {
     MarkMask,
     /// The reach of guests, if it was set. May change later.
     Egress,
+    /// The limit of flows, if it was set. May change later.
+    Flows,
     /// The version of the rules at the end of the last operation, what they stood for, and the ports that others translated.
     /// May change later.
     Ruleset,
@@ -103,6 +105,7 @@ impl Setting {
             Self::Addressed => "addressed",
             Self::MarkMask => "mark_mask",
             Self::Egress => "egress",
+            Self::Flows => "flows",
             Self::Ruleset => "ruleset",
         }
     }

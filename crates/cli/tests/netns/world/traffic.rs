@@ -262,6 +262,14 @@ impl UdpClient {
         Self { socket, asked: 0 }
     }
 
+    /// Sends a datagram to another target.
+    #[track_caller]
+    pub(crate) fn send_to(&self, target: impl Into<SocketAddr>) {
+        let target = target.into();
+        let sent = self.socket.send_to(b"1", target);
+        sent.unwrap_or_else(|error| panic!("cannot send to {target}: {error}"));
+    }
+
     /// Sends one datagram, and returns what [`udp_server`] saw, or `None` if no answer came.
     pub(crate) fn ask(&mut self, timeout: Duration) -> Option<Endpoints> {
         self.try_ask(timeout).ok()

@@ -58,7 +58,7 @@ impl Transport {
     }
 
     /// Asks within this time. SCTP has a time limit of its own.
-    fn ask_within(
+    pub(crate) fn ask_within(
         self,
         timeout: Duration,
         namespace: &Namespace,

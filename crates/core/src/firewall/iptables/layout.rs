@@ -18,7 +18,7 @@ use crate::{
         passage::{self, Place, Places, Sides},
         ruleset::{MAIL, NAME_SERVERS, SPECIAL_RANGES},
     },
-    model::{Egress, InterfaceName, Mark, Owner, PortRange, Protocol, Slot},
+    model::{Egress, FlowLimit, InterfaceName, Mark, Owner, PortRange, Protocol, Slot},
 };
 
 /// The contents of one table, as far as they are ours.
@@ -293,15 +293,35 @@ fn arriving(chain: &str, base_ruleset: &BaseRuleset) -> [Rule; 6] {
 }
 
 /// Returns the rules for packets of guests whose connections are known.
-fn tracked(BaseRuleset { pool, marks, .. }: &BaseRuleset) -> [Rule; 3] {
+fn tracked(BaseRuleset { pool, marks, flows, .. }: &BaseRuleset) -> Vec<Rule> {
     let (pool, bit) = (pool.v4(), marks.asked());
     // Others (wg-quick, say) replace a packet's mark by its connection's in this chain, after us.
     let asked = format!("-m addrtype --dst-type LOCAL -j CONNMARK --set-xmark {bit:#x}/{bit:#x}");
     // A routing rule of ours refuses what goes from one guest to another without the mark.
     let translated =
         format!("-d {pool} -m conntrack --ctstate DNAT -j MARK --set-xmark {bit:#x}/{bit:#x}");
-    let bodies = ["-m conntrack --ctstate INVALID -j DROP", &asked, &translated];
-    bodies.map(|body| rule(PREROUTING_CHAIN, body))
+    let limits = flow_limits(*flows);
+    let invalid = "-m conntrack --ctstate INVALID -j DROP".to_owned();
+    let bodies = [invalid].into_iter().chain(limits).chain([asked, translated]);
+    bodies.map(|body| rule(PREROUTING_CHAIN, body)).collect()
+}
+
+/// Returns the rules that limit the flows of each guest, in the order of those of nftables. Only a packet that begins a flow
+/// has one that is not confirmed; one that nobody tracks has none. The kernel keeps rates by name, whatever rule asks for
+/// them, so the name has the numbers.
+fn flow_limits(limit: FlowLimit) -> impl Iterator<Item = String> {
+    /// A time after which each guest may begin a full burst of flows again, in milliseconds.
+    const REFILLED: u32 = 60_000;
+    let numbers = limit.number().zip(limit.each_second()).into_iter();
+    let matches = numbers.flat_map(|(most, rate)| {
+        let by_rate = format!("--hashlimit-above {rate}/sec --hashlimit-burst {most}");
+        let by_source = format!("--hashlimit-mode srcip --hashlimit-name riklet-{rate}-{most}");
+        [
+            format!("hashlimit {by_rate} {by_source} --hashlimit-htable-expire {REFILLED}"),
+            format!("connlimit --connlimit-above {most} --connlimit-mask 32 --connlimit-saddr"),
+        ]
+    });
+    matches.map(|limit| format!("-m conntrack ! --ctstatus CONFIRMED -m {limit} -j DROP"))
 }
 
 /// Returns the layout of the table raw. Packets of others come there as well, those of the host to itself aside: they may

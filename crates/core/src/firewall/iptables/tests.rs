@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     firewall::Confinement,
-    model::{Egress, OwnerId, PortRange, Protocol},
+    model::{Egress, FlowLimit, OwnerId, PortRange, Protocol},
     routing::{UplinkMarks, Way},
 };
 
@@ -36,6 +36,7 @@ fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
             uplinks,
             any_uplink: true,
             egress: Egress::default(),
+            flows: FlowLimit::default(),
             marks: UplinkMarks::default(),
             confined,
             owner: None,
@@ -94,6 +95,8 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
+    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m hashlimit --hashlimit-above 256/sec --hashlimit-burst 4096 --hashlimit-mode srcip --hashlimit-name riklet-256-4096 --hashlimit-htable-expire 60000 -j DROP
+    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m connlimit --connlimit-above 4096 --connlimit-mask 32 --connlimit-saddr -j DROP
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j CONNMARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
     -A RIKLET-CONFINE -o eth0 -j DROP
@@ -275,6 +278,8 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
+    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m hashlimit --hashlimit-above 256/sec --hashlimit-burst 4096 --hashlimit-mode srcip --hashlimit-name riklet-256-4096 --hashlimit-htable-expire 60000 -j DROP
+    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m connlimit --connlimit-above 4096 --connlimit-mask 32 --connlimit-saddr -j DROP
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j CONNMARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
     -A RIKLET-INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN

@@ -11,13 +11,14 @@ use netlink_packet_netfilter::{
 use super::{
     element,
     expression::{
-        ACCEPT, Expression, accept, addresses_in, begins_connection, between, by_address, by_port,
-        clamp_segment_size, connection_has_mark, destination, destination_is_broadcast,
-        destination_is_local, destination_outside, destination_public, destination_translated,
-        drop, echo_request, established, from_guest, from_interface, invalid, ipv4, jump,
-        mark_connection, mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest,
-        out_of, packet_has_any, reject, reject_port, set_segment_size, source, source_is_elsewhere,
-        to_guest, to_port, translate, translate_address,
+        ACCEPT, Expression, accept, addresses_in, begins_connection, begins_flow, begins_more_than,
+        between, by_address, by_port, clamp_segment_size, connection_has_mark, destination,
+        destination_is_broadcast, destination_is_local, destination_outside, destination_public,
+        destination_translated, drop, echo_request, established, from_guest, from_interface,
+        has_begun_more_than, invalid, ipv4, jump, mark_connection, mark_packet, masquerade,
+        not_from_guest, not_from_host, not_to_guest, out_of, packet_has_any, reject, reject_port,
+        set_segment_size, source, source_is_elsewhere, to_guest, to_port, translate,
+        translate_address,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -27,9 +28,9 @@ use crate::{
         names::{
             CHAIN,
             nftables::{
-                ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, EXPOSURES, FORWARD, HAIRPIN,
-                INPUT, OUTPUT, POSTROUTING, PREROUTING, RANGES, TABLE, TABLE_COMMENT, TRACK,
-                UPLINKS, priority,
+                ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, EXPOSURES, FLOWS, FORWARD,
+                HAIRPIN, INPUT, OUTPUT, POSTROUTING, PREROUTING, RANGES, RATES, TABLE,
+                TABLE_COMMENT, TRACK, UPLINKS, priority,
             },
         },
         ruleset::{MAIL, NAME_SERVERS},
@@ -37,9 +38,11 @@ use crate::{
     model::{Egress, Mark, Owner},
 };
 
-/// `NFT_SET_INTERVAL`, `NFT_SET_MAP` and `NFT_SET_CONCAT`.
+/// `NFT_SET_INTERVAL`, `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL` and `NFT_SET_CONCAT`.
 const INTERVAL: u32 = 4;
 const MAP: u32 = 8;
+const EXPIRING: u32 = 0x10;
+const DYNAMIC: u32 = 0x20;
 const CONCATENATION: u32 = 0x80;
 /// The groups of hosts, and everything that is reserved, with the broadcast address.
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3);
@@ -47,9 +50,13 @@ const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3);
 const ADDRESS: u32 = 7;
 const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
+/// The number of slots. The kernel lets a guest begin flows uncounted if the set is full.
+const MOST_GUESTS: u32 = 1 << u16::BITS;
+/// A time after which each guest may begin a full burst of flows again, in milliseconds.
+const REFILLED: u64 = 60_000;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0x0745_ef02_355e_e2bc;
+const VERSION: u64 = 0xea95_d275_e7a1_8ffd;
 
 /// Returns the name of our table.
 #[must_use]
@@ -81,11 +88,11 @@ pub(super) fn mark(table: &Table) -> Mark {
 /// look.
 fn digest(base_ruleset: &BaseRuleset) -> u64 {
     // The owner stands beside the number.
-    let BaseRuleset { pool, mtu, uplinks, any_uplink, egress, confined, marks, owner: _ } =
+    let BaseRuleset { pool, mtu, uplinks, any_uplink, egress, flows, confined, marks, owner: _ } =
         base_ruleset;
     let confined: Vec<_> = confined.pairs().collect();
     let marks = (marks.marks().collect::<Vec<_>>(), marks.bits(), marks.asked());
-    let settings = (pool, mtu, uplinks, any_uplink, egress, confined, marks);
+    let settings = (pool, mtu, uplinks, any_uplink, egress, flows, confined, marks);
     hash(VERSION.to_be_bytes().into_iter().chain(format!("{settings:?}").into_bytes()))
 }
 
@@ -131,6 +138,8 @@ pub fn sets() -> Vec<Set> {
         key,
         data,
         fields: vec![],
+        size: None,
+        timeout: None,
     };
     // Each field of the key has a range of its own; its length is without the padding.
     let ranges = |name: &str, fields: &[(u32, u32)]| {
@@ -142,6 +151,7 @@ pub fn sets() -> Vec<Set> {
             ..set(name, (concatenation(&types), length), Some((ADDRESS, 4)))
         }
     };
+    let guests = |name| Set { size: Some(MOST_GUESTS), ..set(name, (ADDRESS, 4), None) };
     vec![
         set(EXPOSURES, (concatenation(&[PROTOCOL, PORT]), 8), target),
         set(BOUND, (concatenation(&[ADDRESS, PROTOCOL, PORT]), 12), target),
@@ -150,6 +160,8 @@ pub fn sets() -> Vec<Set> {
         set(HAIRPIN, (concatenation(&[ADDRESS, ADDRESS]), 8), None),
         set(UPLINKS, (INTERFACE, 16), None),
         set(CONFINED, interfaces(), None),
+        Set { flags: DYNAMIC, ..guests(FLOWS) },
+        Set { flags: DYNAMIC | EXPIRING, timeout: Some(REFILLED), ..guests(RATES) },
     ]
 }
 
@@ -226,6 +238,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(CHAIN, "ranges of every address", &[by_port(), translate_address(RANGES)]),
     ];
     all.extend(arriving(base_ruleset));
+    all.extend(limited(base_ruleset));
     all.extend([
         // The kernel drops packets that arrive for 127.0.0.0/8 as martian, but only after this rule, which would
         // translate them.
@@ -355,6 +368,24 @@ fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     ]
 }
 
+/// Returns the rules that limit the flows of each guest. A packet that is dropped leaves no flow. Only one that begins a
+/// flow is counted: what a guest goes on with, and what it answers, passes.
+///
+/// The kernel notes a flow before it says that there are too many, so the rate is held first.
+fn limited(base_ruleset: &BaseRuleset) -> Vec<Rule> {
+    let limit = base_ruleset.flows;
+    let (Some(most), Some(rate)) = (limit.number(), limit.each_second()) else { return vec![] };
+    let table = name();
+    let rule = |text: &str, limited: Vec<Expression>| {
+        let parts = [from_guest(), begins_flow(), limited, drop()];
+        Rule::new(&table, TRACK, comment(text), &parts)
+    };
+    vec![
+        rule("guests begin flows as fast as they may", begins_more_than(rate, most, RATES)),
+        rule("guests have as many flows as they may", has_begun_more_than(most, FLOWS)),
+    ]
+}
+
 /// Returns the rules for packets that guests send out of the host.
 fn leaving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let (table, pool) = (name(), base_ruleset.pool.v4());
@@ -432,7 +463,7 @@ mod tests {
     use super::*;
     use crate::{
         firewall::Confinement,
-        model::{MarkMask, OwnerId},
+        model::{FlowLimit, MarkMask, OwnerId},
         routing::{UplinkMarks, Way},
     };
 
@@ -441,8 +472,18 @@ mod tests {
         let (uplinks, confined) = (["eth0".parse().unwrap()].into(), Confinement::default());
         let owner = Some(Owner::new(OwnerId::new(1), "/run/riklet-sdn"));
         let marks = UplinkMarks::default();
-        let egress = Egress::default();
-        BaseRuleset { pool, mtu: 1500, uplinks, any_uplink: true, egress, confined, marks, owner }
+        let (egress, flows) = (Egress::default(), FlowLimit::default());
+        BaseRuleset {
+            pool,
+            mtu: 1500,
+            uplinks,
+            any_uplink: true,
+            egress,
+            flows,
+            confined,
+            marks,
+            owner,
+        }
     }
 
     fn confined(from: &str, to: &str) -> BaseRuleset {
@@ -466,11 +507,16 @@ mod tests {
         let moved = BaseRuleset { owner: Some(moved), ..base_ruleset() };
         let [all, none] =
             [Egress::All, Egress::None].map(|egress| BaseRuleset { egress, ..base_ruleset() });
-        for other in
-            [one, other, elsewhere, offline, fixed, marked, unsigned, moved, smaller, all, none]
-        {
+        let limits = ["64", "unlimited"].map(limited_to);
+        let others =
+            [one, other, elsewhere, offline, fixed, marked, unsigned, moved, smaller, all, none];
+        for other in others.into_iter().chain(limits) {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
+    }
+
+    fn limited_to(flows: &str) -> BaseRuleset {
+        BaseRuleset { flows: flows.parse().unwrap(), ..base_ruleset() }
     }
 
     fn marked() -> BaseRuleset {
@@ -490,7 +536,8 @@ mod tests {
             [Egress::All, Egress::None].map(|egress| BaseRuleset { egress, ..base_ruleset() });
         let all =
             [base_ruleset(), confined, elsewhere, smaller, offline, fixed, marked(), all, none];
-        let bytes = all.iter().flat_map(parts).flat_map(|operation| {
+        let limits = ["64", "unlimited"].map(limited_to);
+        let bytes = all.iter().chain(&limits).flat_map(parts).flat_map(|operation| {
             let mut bytes = vec![0; NetlinkSerializable::buffer_len(&operation.message)];
             operation.message.serialize(&mut bytes);
             bytes

@@ -66,7 +66,17 @@ pub fn operations(confined: &Confinement) -> Vec<Operation> {
 
 fn set() -> Set {
     let (flags, data, fields) = (0, None, vec![]);
-    Set { table: name(), name: CONFINED.to_owned(), flags, key: interfaces(), data, fields }
+    let (size, timeout) = (None, None);
+    Set {
+        table: name(),
+        name: CONFINED.to_owned(),
+        flags,
+        key: interfaces(),
+        data,
+        fields,
+        size,
+        timeout,
+    }
 }
 
 /// Returns the comment of the table, which tells what is confined.

@@ -112,6 +112,10 @@ pub struct Set {
     pub data: Option<(u32, u32)>,
     /// The lengths of the fields of a concatenation of ranges, in bytes; empty otherwise.
     pub fields: Vec<u32>,
+    /// The most elements that it may have, if there is a limit.
+    pub size: Option<u32>,
+    /// The time after which an element is removed, in milliseconds, if it is.
+    pub timeout: Option<u64>,
 }
 
 /// Returns a text as nft(8) stores comments: type 0, length, text, NUL.
@@ -372,7 +376,9 @@ impl Set {
             return None;
         };
         let (name, fields) = (String::new(), vec![]);
-        let mut found = Self { table, name, flags: 0, key: (0, 0), data: None, fields };
+        let (size, timeout) = (None, None);
+        let mut found =
+            Self { table, name, flags: 0, key: (0, 0), data: None, fields, size, timeout };
         let mut data = (0, 0);
         for attribute in set.attributes {
             match attribute {
@@ -383,7 +389,9 @@ impl Set {
                 SetAttribute::KeyLen(length) => found.key.1 = length,
                 SetAttribute::Description(parts) => {
                     found.fields = parts.iter().flat_map(field_lengths).collect();
+                    found.size = parts.iter().find_map(most);
                 }
+                SetAttribute::Timeout(milliseconds) => found.timeout = Some(milliseconds),
                 SetAttribute::DataType(number) => data.0 = number,
                 SetAttribute::DataLen(length) => data.1 = length,
                 _ => {}
@@ -412,9 +420,12 @@ impl Set {
         if self.key.0 == INTERFACE {
             attributes.push(SetAttribute::UserData(vec![0, 4, a, b, c, d]));
         }
-        if !self.fields.is_empty() {
-            let fields = self.fields.iter().map(|&length| field(length)).collect();
-            attributes.push(SetAttribute::Description(vec![SetDescription::Concat(fields)]));
+        attributes.extend(self.timeout.map(SetAttribute::Timeout));
+        let fields: Vec<_> = self.fields.iter().map(|&length| field(length)).collect();
+        let fields = (!fields.is_empty()).then_some(SetDescription::Concat(fields));
+        let parts: Vec<_> = self.size.map(SetDescription::Size).into_iter().chain(fields).collect();
+        if !parts.is_empty() {
+            attributes.push(SetAttribute::Description(parts));
         }
         let what = format!("adding set {} {}", self.table, self.name);
         self.table.operation(what, NfTablesMessage::NewSet(SetMessage { attributes }), 0)
@@ -427,6 +438,14 @@ fn field(length: u32) -> DefaultNla {
     let mut bytes = vec![0; length.buffer_len()];
     length.emit(&mut bytes);
     DefaultNla::new(LIST_ELEMENT | NLA_F_NESTED, bytes)
+}
+
+/// Returns the most elements that a description allows.
+const fn most(description: &SetDescription) -> Option<u32> {
+    match description {
+        SetDescription::Size(size) => Some(*size),
+        _ => None,
+    }
 }
 
 /// Returns the lengths of the fields that a description has.

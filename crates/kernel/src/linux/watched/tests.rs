@@ -12,7 +12,7 @@ use riklet_core::{
         IptablesVariant, Ruleset,
     },
     link::{LinkSpec, Tap},
-    model::{Egress, Owner, OwnerId, PortRange, Protocol},
+    model::{Egress, FlowLimit, Owner, OwnerId, PortRange, Protocol},
     small::SmallSet,
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},

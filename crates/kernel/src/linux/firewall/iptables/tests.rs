@@ -11,7 +11,7 @@ use super::*;
 use crate::{Firewall, OwnChanges, linux::Linux, process};
 use riklet_core::{
     firewall::{Backend, BaseState, Confinement, ForeignChain},
-    model::{Egress, MarkMask, Owner, OwnerId, PortRange, Protocol},
+    model::{Egress, FlowLimit, MarkMask, Owner, OwnerId, PortRange, Protocol},
     routing::{UplinkMarks, Way},
 };
 use riklet_testkit::namespace::{isolated, run};
@@ -137,6 +137,7 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
             uplinks: BTreeSet::from(uplinks),
             any_uplink: true,
             egress: Egress::default(),
+            flows: FlowLimit::default(),
             marks: UplinkMarks::new(
                 MarkMask::default(),
                 &[("wlan0".parse().unwrap(), Way::Table(100))].into(),

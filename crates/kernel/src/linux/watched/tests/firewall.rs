@@ -11,6 +11,7 @@ fn base_ruleset() -> BaseRuleset {
         uplinks: BTreeSet::new(),
         any_uplink: true,
         egress: Egress::default(),
+        flows: FlowLimit::default(),
         marks: riklet_core::routing::UplinkMarks::default(),
         confined,
         owner,

@@ -9,7 +9,7 @@ use super::*;
 use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignFamily},
-    model::{Egress, MarkMask, Owner, OwnerId, PortRange, Protocol, Slot},
+    model::{Egress, FlowLimit, MarkMask, Owner, OwnerId, PortRange, Protocol, Slot},
     routing::{UplinkMarks, Way},
 };
 
@@ -94,6 +94,7 @@ fn base_ruleset() -> BaseRuleset {
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
         any_uplink: true,
         egress: Egress::default(),
+        flows: FlowLimit::default(),
         marks: UplinkMarks::new(
             MarkMask::default(),
             &[("wlan0".parse().unwrap(), Way::Table(100))].into(),
@@ -187,6 +188,8 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
             "ip daddr 127.0.0.1 jump RIKLET comment",
             "iifname \"rik*\" ip daddr 127.0.0.0/8 drop comment",
             "iifname \"rik*\" ct state established,related accept comment",
+            "iifname \"rik*\" ct status ! confirmed update @rates { ip saddr limit rate over 256/second burst 4096 packets } drop",
+            "iifname \"rik*\" ct status ! confirmed add @flows { ip saddr ct count over 4096 } drop",
             "oifname \"rik*\" ct status dnat accept comment",
             "iifname \"rik*\" ip saddr 10.231.0.0/16 oifname @uplinks udp dport 53 accept comment",
             "iifname \"rik*\" tcp dport 25 reject with icmpx admin-prohibited comment",
