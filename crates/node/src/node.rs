@@ -3,7 +3,7 @@ use super::{
     Selector, UpOptions, UplinkFlaw, Warning, cache::Cache, session::Operations,
 };
 use crate::{
-    store::{self, Store},
+    store::{self, Lock, Store},
     uplinks,
 };
 use riklet_core::{
@@ -103,7 +103,7 @@ impl<K: Kernel> Node<K> {
     /// # Errors
     /// Fails if `up` would refuse, or the kernel cannot be read.
     pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError> {
-        self.operations(&mut Cache::default()).plan(workloads)
+        self.look(|mut operations| operations.plan(workloads))
     }
 
     /// Compares the kernel with the records. Changes nothing.
@@ -111,7 +111,7 @@ impl<K: Kernel> Node<K> {
     /// # Errors
     /// Fails if the store or the kernel cannot be read.
     pub fn check(&mut self) -> Result<Drift, NodeError> {
-        self.operations(&mut Cache::default()).check()
+        self.look(|mut operations| operations.check())
     }
 
     /// Returns what may surprise users of recorded instances, and is no drift, as [`Drift::warnings`].
@@ -194,7 +194,7 @@ impl<K: Kernel> Node<K> {
     /// Fails if the store or the kernel cannot be read; also if nothing was recorded here, and objects on the host belong
     /// to the records in another state directory or to lost ones.
     pub fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
-        self.operations(&mut Cache::default()).list()
+        self.look(|mut operations| operations.list())
     }
 
     /// Returns one recorded instance, and its state in the kernel.
@@ -202,7 +202,7 @@ impl<K: Kernel> Node<K> {
     /// # Errors
     /// Fails if no instance of this name is recorded, and otherwise as [`Self::list`] does.
     pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
-        self.operations(&mut Cache::default()).inspect(name)
+        self.look(|mut operations| operations.inspect(name))
     }
 
     /// Refuses to begin with a state directory that has no records, if objects on the host belong to other records. Every
@@ -227,6 +227,20 @@ impl<K: Kernel> Node<K> {
     }
 
     /// Returns the operations of a node that remembers this from earlier ones.
+    /// Looks at the node; once more if another process has begun to use the state directory meanwhile. As long as there is no
+    /// lock, a look finds what that process made, and not its records.
+    fn look<T>(
+        &mut self,
+        look: impl Fn(Operations<'_, K>) -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        let has_lock = Lock::exists(&self.config.state_dir);
+        let found = look(self.operations(&mut Cache::default()));
+        if has_lock || !Lock::exists(&self.config.state_dir) {
+            return found;
+        }
+        look(self.operations(&mut Cache::default()))
+    }
+
     pub(crate) fn operations<'n>(&'n mut self, cache: &'n mut Cache) -> Operations<'n, K> {
         Operations::new(&self.config, &mut self.kernel, &mut self.store, cache)
     }

@@ -71,6 +71,11 @@ impl Lock {
         Self::take(&path, opened.into(), Access::Exclusive, limit)
     }
 
+    /// Reports whether anybody ever took the lock of this directory.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        dir.join(FILE).exists()
+    }
+
     /// Waits until nobody holds the lock exclusively, and takes it shared with other readers. `None` if nobody ever
     /// took the lock here: then there is nothing to read either, and nothing is created.
     ///

@@ -198,3 +198,21 @@ fn records_of_an_earlier_version_mark_their_objects() {
     assert!(report.failures.is_empty());
     assert_eq!(node.state(), sound);
 }
+
+/// What the first operation makes has its records by the time that a look ends, or is not seen.
+#[test]
+fn a_look_beside_the_first_operation_finds_no_lost_records() {
+    for _ in 0..100 {
+        let test = TestNode::new();
+        let (mut user, mut reader) = (test.node(), test.node());
+        std::thread::scope(|scope| {
+            let up = scope.spawn(move || user.up(&[function(1, &[8000])], UpOptions::default()));
+            while !up.is_finished() {
+                let plan = reader.check().unwrap().plan;
+                assert!(plan.claims.is_empty(), "{:?}", plan.claims);
+                reader.list().unwrap();
+            }
+            up.join().unwrap().unwrap();
+        });
+    }
+}
