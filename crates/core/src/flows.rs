@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::{
     address::Family,
     model::{PortRange, Protocol},
+    reach::Block,
 };
 
 /// Entries of the connection tracking table.
@@ -29,6 +30,13 @@ pub enum Flows {
         /// The guest's ports.
         guest_ports: PortRange,
     },
+    /// Flows that this guest sent to some of these destinations, and whose destination nobody translated.
+    Sent {
+        /// The guest's address.
+        guest: IpAddr,
+        /// The destinations.
+        to: Block,
+    },
     /// Flows sent to these ports and not translated at all: those of clients that began before the exposure. Flows that
     /// another program translates or masquerades stay.
     Untranslated {
@@ -48,16 +56,19 @@ impl Flows {
     #[must_use]
     pub const fn family(&self) -> Family {
         match self {
-            Self::Guest { guest } | Self::Exposed { guest, .. } => Family::of(*guest),
+            Self::Guest { guest } | Self::Exposed { guest, .. } | Self::Sent { guest, .. } => {
+                Family::of(*guest)
+            }
             Self::Untranslated { family, .. } => *family,
         }
     }
 
-    /// Reports whether they are those of more than one port of the host.
+    /// Reports whether they are those of more than one port or destination.
     #[must_use]
     pub const fn has_many_ports(&self) -> bool {
         match self {
             Self::Guest { .. } => false,
+            Self::Sent { .. } => true,
             Self::Exposed { host_ports: ports, .. } | Self::Untranslated { ports, .. } => {
                 !ports.is_single()
             }
@@ -92,6 +103,9 @@ impl Flows {
             ) => {
                 Self::Untranslated { family, protocol, address, ports: sent } == *other
                     && ports.contains(sent)
+            }
+            (Self::Sent { guest, to }, Self::Sent { guest: sender, to: sent }) => {
+                guest == sender && to.contains(&sent)
             }
             _ => self == other,
         }

@@ -19,6 +19,7 @@ pub mod manager;
 pub mod model;
 pub mod nearest;
 pub mod plan;
+pub mod reach;
 pub mod routing;
 pub mod small;
 pub mod switch;

@@ -25,6 +25,7 @@ use crate::{
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
     manager::{self, Manager, ManagerFile},
     model::{InterfaceName, Mark, Owner, Pool, Slot},
+    reach,
     routing::{RoutingRule, UplinkRoute},
     small::SmallSet,
     workload::{Fragment, alias},
@@ -56,6 +57,8 @@ pub struct Desired {
     pub untouched: BTreeSet<Slot>,
     /// Slots whose last operation was not completed: it may have changed the firewall without forgetting the flows.
     pub interrupted: BTreeSet<Slot>,
+    /// Slots whose instance has just begun: it has sent nothing yet.
+    pub beginning: BTreeSet<Slot>,
     /// Slots whose instances are gone, and whose flows may still exist.
     pub draining: BTreeSet<Slot>,
     /// Slots whose instances were taken down: their TAPs are deleted even if a process has them open.
@@ -415,6 +418,7 @@ fn flows(
         desired.pool.addresses(*slot).into_iter().flat_map(|addresses| addresses.guests())
     };
     let gone: BTreeSet<IpAddr> = restarted.iter().chain(leaving).flat_map(guests).collect();
+    let new: BTreeSet<IpAddr> = desired.beginning.iter().flat_map(guests).collect();
     let now = match desired.deletion {
         LinkDeletion::Immediate => gone.clone(),
         LinkDeletion::Deferred => restarted.iter().flat_map(guests).collect(),
@@ -429,7 +433,33 @@ fn flows(
         _ => None,
     });
     let opened = add.iter().filter_map(Entry::untranslated);
-    guests.chain(withdrawn).chain(opened).collect()
+    let ended = ended(desired, add.iter().chain(remove), &(&gone | &new));
+    guests.chain(withdrawn).chain(opened).chain(ended).collect()
+}
+
+/// Returns the flows that the policies no longer allow, of guests whose policy has entries among these.
+fn ended<'a>(
+    desired: &Desired,
+    changed: impl Iterator<Item = &'a Entry>,
+    silent: &BTreeSet<IpAddr>,
+) -> BTreeSet<Flows> {
+    let changed: BTreeSet<IpAddr> = changed
+        .filter(|entry| matches!(entry, Entry::Policy { .. } | Entry::Reach { .. }))
+        .map(Entry::guest)
+        .filter(|guest| !silent.contains(guest))
+        .collect();
+    let Some(base_ruleset) = desired.base_ruleset.as_ref().filter(|_| !changed.is_empty()) else {
+        return BTreeSet::new();
+    };
+    let entries = |guest| {
+        let all = desired.fragments.values().flat_map(|fragment| &fragment.entries);
+        all.filter(move |entry| entry.guest() == guest)
+    };
+    let ended = |guest| {
+        let refused = reach::refused(entries(guest), base_ruleset.egress);
+        refused.into_iter().map(move |to| Flows::Sent { guest, to })
+    };
+    changed.into_iter().flat_map(ended).collect()
 }
 
 fn foreign_chain_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::AccountKind;
 use riklet_core::{
-    firewall::{ForeignChain, iptables},
+    firewall::{EntryError, ForeignChain, iptables},
     manager::ManagerFile,
     model::{AccountName, InterfaceName, Ipv6Unsupported},
     routing::{RoutingRule, UplinkRoute},
@@ -68,6 +68,12 @@ impl Refusal {
 
 impl From<Ipv6Unsupported> for Refusal {
     fn from(error: Ipv6Unsupported) -> Self {
+        Self::words(error.to_string())
+    }
+}
+
+impl From<EntryError> for Refusal {
+    fn from(error: EntryError) -> Self {
         Self::words(error.to_string())
     }
 }

@@ -231,7 +231,7 @@ impl Host {
                 marks,
                 owner: Some(owner.clone()),
             }),
-            node: NodeFacts { pool, mtu, owner },
+            node: NodeFacts { pool, mtu, owner, backend },
             rules: routing.rules,
             routes: routing.routes,
             marks: news,

@@ -245,8 +245,8 @@ impl<K: Kernel> Context<'_, K> {
         let (owner, _) = host::owner(self.config, &store)?;
         let records = store.all()?;
         match decision(&store.settings()?)? {
-            Some((_, pool)) => {
-                let node = NodeFacts { pool, mtu: Mtu::MAX, owner };
+            Some((backend, pool)) => {
+                let node = NodeFacts { pool, mtu: Mtu::MAX, owner, backend };
                 for record in &records.readable {
                     workload::fragment(&record.workload, record.slot, &node)?;
                 }

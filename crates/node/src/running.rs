@@ -21,8 +21,7 @@ impl<K: HostFacts> Context<'_, K> {
                 runs?.into_iter().flatten().filter(|run| run.end.is_none()).collect()
             }
         };
-        // One that obtains its images has no network yet.
-        for run in runs.into_iter().filter(|run| !run.preparing) {
+        for run in runs {
             if Some(run.supervisor) != supervisor && self.kernel.is_alive(run.supervisor)? {
                 return Err(NodeError::running(&run));
             }

@@ -111,7 +111,7 @@ impl<'a> ScopedView<'a> {
             let opened: BTreeSet<_> = opened.filter_map(Entry::untranslated).collect();
             let needs = flows.iter().any(|flows| match flows {
                 Flows::Guest { .. } => change.after.is_some(),
-                Flows::Exposed { guest, .. } => guests.contains(guest),
+                Flows::Exposed { guest, .. } | Flows::Sent { guest, .. } => guests.contains(guest),
                 Flows::Untranslated { .. } => opened.contains(flows),
             });
             needs.then_some(slot)
@@ -133,7 +133,7 @@ impl<'a> ScopedView<'a> {
             Entry::Exposure { protocol, host_address, host_ports, .. } => {
                 Some((protocol, host_address, host_ports))
             }
-            Entry::Hairpin { .. } => None,
+            Entry::Hairpin { .. } | Entry::Policy { .. } | Entry::Reach { .. } => None,
         };
         opened.filter_map(port).collect()
     }
@@ -149,7 +149,10 @@ impl View for ScopedView<'_> {
         let (deletion, draining) = (self.deletion, self.draining.clone());
         let leaving = self.changes.iter().filter(|(_, change)| change.after.is_none());
         let leaving = leaving.map(|(&slot, _)| slot).collect();
-        Desired { draining, leaving, deletion, ..desired(self.host, fragments) }
+        let begins = |change: &&Change| change.before.is_none() && change.after.is_some();
+        let beginning = self.changes.iter().filter(|(_, change)| begins(change));
+        let beginning = beginning.map(|(&slot, _)| slot).collect();
+        Desired { beginning, draining, leaving, deletion, ..desired(self.host, fragments) }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
@@ -399,6 +402,7 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Arc<Fragment>>) -> Desired {
         unreadable: BTreeMap::new(),
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
+        beginning: BTreeSet::new(),
         draining: BTreeSet::new(),
         leaving: BTreeSet::new(),
         deletion: LinkDeletion::Immediate,

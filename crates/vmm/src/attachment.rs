@@ -164,8 +164,12 @@ pub(super) mod tests {
         let attached = |dns: Option<&[IpAddr]>| {
             let dns = dns.map(|servers| Dns::try_from(servers.to_vec()).unwrap());
             let execution = Execution { queues: Queues::new(4).ok(), dns, ..Execution::default() };
-            let function =
-                Function { name: "hello".parse().unwrap(), execution, exposures: vec![] };
+            let function = Function {
+                name: "hello".parse().unwrap(),
+                execution,
+                exposures: vec![],
+                egress: None,
+            };
             let slot = Slot::new(0);
             let workload = Workload::Function(function);
             let addresses = "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap();

@@ -26,7 +26,12 @@ pub(super) struct Bare {
 impl Bare {
     pub(super) fn new() -> Self {
         let owner = Owner::new(OwnerId::new(1), "/run/riklet-sdn");
-        let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500, owner };
+        let node = NodeFacts {
+            pool: "10.231.0.0/16".parse().unwrap(),
+            mtu: 1500,
+            owner,
+            backend: Backend::Nftables,
+        };
         Self { kernel: Linux::new(), node }
     }
 

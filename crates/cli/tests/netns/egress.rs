@@ -1,6 +1,6 @@
 //! The reach of guests beyond published ports.
 
-use std::{io::ErrorKind, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use crate::{
     reach::{FIRST, SECOND, TARGET, pair},
@@ -8,7 +8,7 @@ use crate::{
         Firewall, INTERNET, NODE_LAN, NODE_OTHER, NODE_UPLINK, World,
         function::{Function, function},
         on_every_firewall,
-        traffic::{PATIENCE, ping, tcp_ask, udp_ask},
+        traffic::{PATIENCE, assert_tcp_prohibited, ping, tcp_ask, udp_ask},
         transport::{
             Transport::{self, Tcp, Udp},
             assert_no_way, assert_refused,
@@ -45,7 +45,7 @@ fn open(gateway: Ipv4Addr) -> Vec<(Transport, (Ipv4Addr, u16))> {
 }
 
 #[track_caller]
-fn assert_way(guest: &Function, targets: &[(Transport, (Ipv4Addr, u16))]) {
+pub(crate) fn assert_way(guest: &Function, targets: &[(Transport, (Ipv4Addr, u16))]) {
     for (transport, to) in targets {
         let answer = transport.ask(&guest.guest.namespace, *to);
         answer.unwrap_or_else(|error| panic!("{transport} to {to:?}: {error}"));
@@ -53,7 +53,7 @@ fn assert_way(guest: &Function, targets: &[(Transport, (Ipv4Addr, u16))]) {
 }
 
 #[track_caller]
-fn assert_none(guest: &Function, targets: &[(Transport, (Ipv4Addr, u16))]) {
+pub(crate) fn assert_none(guest: &Function, targets: &[(Transport, (Ipv4Addr, u16))]) {
     let tries = targets.iter().map(|(transport, to)| (*transport, &guest.guest.namespace, *to));
     assert_no_way(&tries.collect::<Vec<_>>());
 }
@@ -89,8 +89,7 @@ on_every_firewall!(guests_reach_the_internet_and_neither_the_host_nor_private_ne
     assert_published(world, &pair);
     if world.firewall == Firewall::Nftables {
         for to in [(PRIVATE[2], SERVICE), (INTERNET, MAIL)] {
-            let refused = tcp_ask(&guest.guest.namespace, to).expect_err("it is refused");
-            assert_eq!(refused.kind(), ErrorKind::HostUnreachable, "{to:?}: {refused}");
+            assert_tcp_prohibited(&guest.guest.namespace, to);
         }
         assert_refused(Tcp, &guest.guest.namespace, (NODE_LAN, SERVICE));
         assert_refused(Udp, &guest.guest.namespace, (NODE_LAN, SERVICE));

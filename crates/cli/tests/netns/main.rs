@@ -46,6 +46,7 @@ mod owners;
 mod passages;
 #[path = "../../../vmm/tests/vmm/played.rs"]
 mod played;
+mod policies;
 mod pressure;
 mod program;
 mod published;

@@ -103,3 +103,37 @@ fn members_reach_no_internal_server() {
     assert!(server.accept().is_err(), "somebody connected");
     assert!(!program.has_started());
 }
+
+#[test]
+fn a_members_policy_reaches_no_further_than_the_nodes_guests() {
+    let world = &World::new(Firewall::Nftables);
+    let _daemon = world.daemon(&["--api-group", "4242"]);
+    let socket = world.socket().display().to_string();
+    let ask = |egress: &Value| {
+        let mut definition = function("f", &[]);
+        definition["spec"]["function"]["network"] = json!({ "egress": egress });
+        let member = "--reuid 54321 --regid 4242 --clear-groups curl -sS --max-time 20 -X PUT -H content-type:application/json";
+        let (definition, url) = (definition.to_string(), "http://localhost/v1/functions/f");
+        let rest = ["--unix-socket", &*socket, "--data", &*definition, url];
+        let words: Vec<_> = member.split(' ').chain(rest).collect();
+        (world.program("setpriv", &words, "").success(), definition)
+    };
+    for (egress, said) in [
+        (json!({ "default": "all" }), "default all"),
+        (json!({ "allow": ["169.254.169.254:80"] }), "allow 169.254.169.254:80"),
+        (
+            json!({ "default": "none", "allow": ["1.1.1.1:443", "host:22/tcp"] }),
+            "allow host:22/tcp",
+        ),
+    ] {
+        let (answer, _) = ask(&egress);
+        let said = format!("f: egress {said} reaches more than the node's guests do (internet)");
+        assert!(answer.contains(&said), "{answer}");
+        let listed = world.riklet(&["--output", "json", "list"], "").success();
+        assert_eq!(listed.trim(), "[]", "nothing is recorded");
+    }
+    let (answer, _) = ask(&json!({ "default": "none", "allow": ["1.1.1.1:443", "host:53/udp"] }));
+    assert!(answer.contains("\"instances\""), "{answer}");
+    let (_, wider) = ask(&json!({ "default": "all" }));
+    world.riklet(&["up", "-"], &wider).success();
+}

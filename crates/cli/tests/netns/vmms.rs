@@ -4,7 +4,6 @@
 mod confined;
 mod escaped;
 mod logs;
-mod prepared;
 mod ready;
 mod stopped;
 mod users;

@@ -4,7 +4,9 @@ use super::{
     API_VERSION, EXPOSURE_TYPE, Error, Errors, Reason, Source, SourceLocation, Validator,
     parse_within, tree::Position,
 };
-use crate::model::{Account, Execution, Exposure, Image, PortRange, Workload};
+use crate::model::{
+    Account, Destination, EgressPolicy, Execution, Exposure, Image, PortRange, Workload,
+};
 
 /// Returns the definition of a workload, with every default of its network spelt out.
 #[must_use]
@@ -63,6 +65,20 @@ pub(crate) fn execution_value(execution: &Execution) -> Value {
         ("sharedUser", shared_user.map(Value::from)),
         ("queues", queues.map(|queues| json!(queues.get()))),
         ("dns", dns.as_ref().map(|dns| json!(dns.servers()))),
+    ];
+    let said = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(said.collect())
+}
+
+/// Returns only the fields that the policy has: the node's reach may change.
+pub(crate) fn egress_value(policy: &EgressPolicy) -> Value {
+    let list = |all: &[Destination]| -> Option<Value> {
+        (!all.is_empty()).then(|| all.iter().map(ToString::to_string).collect())
+    };
+    let said = [
+        ("default", policy.default_reach().map(|reach| json!(reach.as_str()))),
+        ("allow", list(policy.allow())),
+        ("deny", list(policy.deny())),
     ];
     let said = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Value::Object(said.collect())

@@ -2,9 +2,9 @@ use std::fmt;
 
 use super::tree::{Position, Sort};
 use crate::model::{
-    AccountError, BootArgsError, EmptySource, ExecutionConflict, Exposure, ExposureError,
-    InstanceName, Ipv6Unsupported, Kind, MemoryError, NameError, OutOfRange, PortRangeError,
-    Sha256Error, TooManyServers,
+    AccountError, BootArgsError, DestinationError, EgressPolicy, EmptySource, ExecutionConflict,
+    Exposure, ExposureError, InstanceName, Ipv6Unsupported, Kind, MemoryError, NameError,
+    OutOfRange, PortRangeError, Sha256Error, TooManyServers,
 };
 
 /// A location in a source.
@@ -178,6 +178,10 @@ pub enum Reason {
     Account(#[from] AccountError),
     #[error(transparent)]
     Dns(#[from] TooManyServers),
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    #[error("{found} destinations; a list has at most {}", EgressPolicy::MAX)]
+    Destinations { found: usize },
     #[error(transparent)]
     Conflict(#[from] ExecutionConflict),
 }

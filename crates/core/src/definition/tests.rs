@@ -200,7 +200,7 @@ fn workload() -> impl Strategy<Value = Workload> {
     ("[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", execution(), exposures).prop_map(
         |(name, execution, exposures)| {
             let name = name.parse().unwrap();
-            Workload::Function(Function { name, execution, exposures })
+            Workload::Function(Function { name, execution, exposures, egress: None })
         },
     )
 }
@@ -308,4 +308,42 @@ fn errors_are_bounded_in_number_and_length() {
     };
     let shown = parsed(&field(&format!("\"{long}\""))).unwrap_err().to_string();
     assert!(shown.len() < 5000, "{} bytes", shown.len());
+}
+
+#[test]
+fn a_policy_of_egress_is_read_and_written() {
+    let text = |egress: &str| {
+        let spec = format!("{{ function: {{ network: {{ egress: {egress} }} }} }}");
+        format!("{{ apiVersion: v1, kind: Function, name: f, spec: {spec} }}")
+    };
+    let read = |egress: &str| parse(&[source(("f.yaml", &text(egress)))]);
+    let whole = "{ default: none, allow: [10.0.5.0/24:5432/tcp, host:9000], deny: [10.0.5.9] }";
+    let workload = read(whole).unwrap().remove(0);
+    let written = to_value(&workload)["spec"]["function"]["network"].clone();
+    assert_eq!(
+        written.to_string(),
+        r#"{"egress":{"allow":["10.0.5.0/24:5432/tcp","host:9000"],"default":"none","deny":["10.0.5.9"]}}"#
+    );
+    assert_eq!(from_json(&to_json(&workload)).unwrap(), workload);
+    let refused = |egress: &str| read(egress).unwrap_err().to_string();
+    let at = |column: usize, field: &str| {
+        format!("f.yaml:1:{column}: spec.function.network.egress{field}: ")
+    };
+    assert_eq!(
+        refused("{ default: nothing }"),
+        at(94, ".default") + "unknown reach \"nothing\"; expected one of internet, all, none"
+    );
+    assert_eq!(refused("{ alow: [] }"), at(85, ".alow") + "unknown field; did you mean \"allow\"?");
+    assert!(
+        refused("{ allow: [api.example.com] }")
+            .contains("egress.allow[0]: \"api.example.com\" is a name")
+    );
+    assert!(
+        refused("{ deny: 10.0.0.1 }").contains("expected a list of destinations, found a string")
+    );
+    let many = vec!["10.0.0.1"; 65].join(", ");
+    assert!(
+        refused(&format!("{{ deny: [{many}] }}"))
+            .contains("65 destinations; a list has at most 64")
+    );
 }

@@ -2,6 +2,7 @@
 
 mod claimed;
 mod execution;
+mod network;
 
 use std::{
     collections::BTreeMap,

@@ -19,7 +19,9 @@ pub use confinement::Confinement;
 pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
 pub use passage::PortBan;
 pub use ruleset::{
-    Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, IptablesVariant, Ruleset,
+    Backend, BaseRuleset, BaseState, Change, Entry, EntryError, FirewallState, IptablesVariant,
+    Ruleset,
 };
+pub(crate) use ruleset::{MAIL, NAME_SERVERS, SPECIAL_RANGES};
 pub use translated_ports::TranslatedPorts;
 pub use translation::{Ban, Side, Translation, Wanted};

@@ -52,6 +52,24 @@ pub mod nftables {
     pub const BOUND_RANGES: &str = "bound-ranges";
     /// The set of the guests that may reach themselves by way of the host.
     pub const HAIRPIN: &str = "hairpin";
+    /// The chain that refuses what guests send, so that their programs need not wait.
+    pub const REFUSE: &str = "refuse";
+    /// The chain that refuses what guests send to the host, as the host does where nobody listens.
+    pub const HOST_REFUSE: &str = "host-refuse";
+    /// The set of the destinations that guests reach whatever their reach is.
+    pub const ALLOWED: &str = "allowed";
+    /// The set of the destinations that guests do not reach whatever their reach is.
+    pub const DENIED: &str = "denied";
+    /// The set of the ports of the host that guests reach whatever their reach is.
+    pub const HOST_ALLOWED: &str = "host-allowed";
+    /// The set of the ports of the host that guests do not reach whatever their reach is.
+    pub const HOST_DENIED: &str = "host-denied";
+    /// The set of the guests that reach the Internet.
+    pub const REACH_INTERNET: &str = "reach-internet";
+    /// The set of the guests that reach everything.
+    pub const REACH_ALL: &str = "reach-all";
+    /// The set of the guests that reach nothing.
+    pub const REACH_NONE: &str = "reach-none";
     /// The set of the interfaces that only our forwarding leads to each other.
     pub const CONFINED: &str = "confined";
     /// The set of the guests that have begun flows, each with their number. The kernel adds and removes them.

@@ -10,8 +10,10 @@ use super::Confinement;
 use crate::{
     flows::Flows,
     model::{
-        Bracketed, Egress, Family, FlowLimit, InterfaceName, Mark, Owner, Pool, PortRange, Protocol,
+        Bracketed, Egress, Family, FlowLimit, InterfaceName, Ipv6Unsupported, Mark, Owner, Pool,
+        PortRange, Protocol,
     },
+    reach::Block,
     routing::UplinkMarks,
 };
 
@@ -73,6 +75,17 @@ pub struct Ruleset {
     pub entries: BTreeSet<Entry>,
 }
 
+/// The reason why a backend has no form of an [`Entry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// It has an IPv6 address.
+    #[error(transparent)]
+    Ipv6(#[from] Ipv6Unsupported),
+    /// It belongs to a policy, and iptables has no maps.
+    #[error("iptables has no policies of functions")]
+    Policy,
+}
+
 /// The part of a ruleset that does not depend on instances.
 ///
 /// * Exposures apply to packets for the host's own addresses, whether the host sends them or they arrive. For
@@ -84,6 +97,7 @@ pub struct Ruleset {
 ///   public address are also forwarded out of any other interface that is not ours: the kernel chooses the uplink, and may
 ///   choose one that came later. Packets to our interfaces are forwarded if they are established, or if an exposure
 ///   translated them. All other packets from our interfaces are refused, and all others to them dropped.
+/// * A guest with a policy of its own ([`Entry::Policy`]) goes as far as that says, where [`Egress`] is asked.
 /// * Packets from our interfaces reach the host itself if they are established, if anybody translated them, if they are
 ///   echo requests, or if they are for a name server, unless [`Egress`] says otherwise.
 /// * Masqueraded are packets from a guest's address out of an interface that is not ours, from 127.0.0.0/8 into one of our
@@ -159,6 +173,25 @@ pub enum Entry {
         /// The guest's address.
         guest: IpAddr,
     },
+    /// Gives a guest a reach of its own, beyond what its [`Entry::Reach`] say.
+    Policy {
+        /// The guest's address.
+        guest: IpAddr,
+        /// The reach.
+        reach: Egress,
+    },
+    /// Lets a guest begin connections to some destinations, or refuses them, whatever its reach is. No two of one guest and
+    /// place overlap.
+    Reach {
+        /// The guest's address.
+        guest: IpAddr,
+        /// True if the destination is the host itself, by whichever address; false if packets are forwarded.
+        host: bool,
+        /// The destinations.
+        block: Block,
+        /// False if they are refused.
+        allowed: bool,
+    },
 }
 
 impl BaseRuleset {
@@ -176,7 +209,10 @@ impl Entry {
     #[must_use]
     pub const fn guest(&self) -> IpAddr {
         match self {
-            Self::Exposure { guest, .. } | Self::Hairpin { guest } => *guest,
+            Self::Exposure { guest, .. }
+            | Self::Hairpin { guest }
+            | Self::Policy { guest, .. }
+            | Self::Reach { guest, .. } => *guest,
         }
     }
 
@@ -209,6 +245,11 @@ impl fmt::Display for Entry {
                 write!(f, "{host_ports} -> {}:{guest_ports}", Bracketed(*guest))
             }
             Self::Hairpin { guest } => write!(f, "hairpin {guest}"),
+            Self::Policy { guest, reach } => write!(f, "egress {reach} of {guest}"),
+            Self::Reach { guest, host, block, allowed } => {
+                let verb = if *allowed { "allow" } else { "deny" };
+                write!(f, "{verb} {guest} -> {}{block}", if *host { "host " } else { "" })
+            }
         }
     }
 }

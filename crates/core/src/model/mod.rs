@@ -5,6 +5,7 @@
 mod account;
 mod boot_args;
 mod egress;
+mod egress_policy;
 mod execution;
 mod exposure;
 mod flow_limit;
@@ -23,6 +24,7 @@ pub use crate::workload::{Function, Kind, Workload};
 pub use account::{Account, AccountError, AccountName, SlotAccounts, SlotAccountsError};
 pub use boot_args::{BootArgs, BootArgsError};
 pub use egress::{Egress, EgressError};
+pub use egress_policy::{Destination, DestinationError, EgressPolicy, Place};
 pub use execution::{
     Accelerator, Dns, Execution, ExecutionConflict, OutOfRange, Queues, TooManyServers, Vcpus, Vmm,
 };

@@ -134,6 +134,7 @@ impl fmt::Display for Flows {
             &Self::Exposed { protocol, host_address, host_ports, guest, guest_ports } => {
                 Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports }.fmt(f)
             }
+            Self::Sent { guest, to } => write!(f, "of guest {guest} to {to}"),
             Self::Untranslated { protocol, address: Some(address), ports, .. } => {
                 write!(f, "{protocol} to {}:{ports}, untranslated", Bracketed(*address))
             }

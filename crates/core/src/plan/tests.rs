@@ -4,8 +4,8 @@ use super::{display::list, *};
 use crate::{
     firewall::{self, Confinement},
     model::{
-        Account, Egress, Execution, Exposure, Family, FlowLimit, Function, Kind, OwnerId,
-        PortRange, Protocol, Queues, Workload,
+        Account, Egress, EgressPolicy, Execution, Exposure, Family, FlowLimit, Function, Kind,
+        OwnerId, PortRange, Protocol, Queues, Workload,
     },
     routing::UplinkMarks,
     workload::{self, NodeFacts},
@@ -27,7 +27,7 @@ fn owner() -> Owner {
 }
 
 fn node() -> NodeFacts {
-    NodeFacts { pool: pool(), mtu: 1500, owner: owner() }
+    NodeFacts { pool: pool(), mtu: 1500, owner: owner(), backend: Backend::Nftables }
 }
 
 fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slot, Fragment) {
@@ -38,6 +38,7 @@ fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slo
         name: name.parse().unwrap(),
         execution: Execution::default(),
         exposures: exposures.iter().map(exposure).collect(),
+        egress: None,
     };
     let node = node();
     let slot = Slot::new(slot);
@@ -48,6 +49,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
     Desired {
         draining: BTreeSet::new(),
         leaving: BTreeSet::new(),
+        beginning: BTreeSet::new(),
         owner: owner(),
         adoption: Adoption::Nothing,
         deletion: LinkDeletion::Immediate,
@@ -244,7 +246,8 @@ fn run_as(user: Option<u32>, queues: i64) -> (Slot, Fragment) {
         queues: Some(Queues::new(queues).unwrap()),
         ..Execution::default()
     };
-    let function = Function { name: "a".parse().unwrap(), execution, exposures: vec![] };
+    let function =
+        Function { name: "a".parse().unwrap(), execution, exposures: vec![], egress: None };
     let node = node();
     let slot = Slot::new(0);
     (slot, workload::fragment(&Workload::Function(function), slot, &node).unwrap())
@@ -308,6 +311,33 @@ fn a_purge_removes_empty_tables_that_were_not_there_before() {
     observed.empty_tables.insert("filter".to_owned());
     let steps = plan(&wanted, &observed).steps;
     assert_eq!(steps, [Step::RemoveEmptyTables(Backend::Nftables, wanted.foreign_tables)]);
+}
+
+#[test]
+fn what_a_changed_policy_no_longer_allows_is_forgotten() {
+    let with = |allow: &[&str]| {
+        let allow = allow.iter().map(|text| text.parse().unwrap()).collect();
+        let policy = EgressPolicy::new(Some(Egress::None), allow, vec![]);
+        let (slot, mut one) = fragment(0, "a", &[]);
+        one.entries = reach::entries(&policy, [10, 231, 0, 2].into());
+        one.entries.sort_unstable();
+        desired([(slot, one), fragment(1, "b", &[])])
+    };
+    let before = after(&with(&["0.0.0.0/0/tcp"]));
+    let mut wanted = with(&["0.0.0.0/1/tcp"]);
+    insta::assert_snapshot!(plan(&wanted, &before), @"
+    - firewall: allow 10.231.0.2 -> 0.0.0.0-255.255.255.255/tcp
+    + firewall: allow 10.231.0.2 -> 0.0.0.0-127.255.255.255/tcp
+    - flows: of guest 10.231.0.2 to 0.0.0.0-127.255.255.255/0-5
+    - flows: of guest 10.231.0.2 to 0.0.0.0-127.255.255.255/7-255
+    - flows: of guest 10.231.0.2 to 128.0.0.0-255.255.255.255
+    ");
+    // It has sent nothing yet.
+    wanted.beginning = [Slot::new(0)].into();
+    let steps = plan(&wanted, &before).steps;
+    assert!(!steps.iter().any(|step| matches!(step, Step::ForgetFlows(_))), "{steps:?}");
+    let unchanged = with(&["0.0.0.0/0/tcp"]);
+    assert!(plan(&unchanged, &before).is_empty());
 }
 
 #[test]

@@ -4,14 +4,17 @@ use serde_json::{Value, json};
 
 use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias, parts};
 use crate::{
-    definition::{Object, Reason, TreeValue, Validator, execution_value, exposure_value},
+    definition::{
+        Object, Reason, TreeValue, Validator, egress_value, execution_value, exposure_value,
+    },
+    firewall::Backend,
     link::Tap,
-    model::{Execution, Exposure, InstanceName, Slot},
+    model::{EgressPolicy, Execution, Exposure, InstanceName, Slot},
 };
 
 /// The fields of `spec`, and those of `spec.function`.
 const SPEC: &[&str] = &["containers", "function"];
-const FUNCTION: &[&str] = &["execution", "exposure"];
+const FUNCTION: &[&str] = &["execution", "exposure", "network"];
 
 /// A function: one microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Function {
     pub execution: Execution,
     /// Ports of the host that lead to it; no two of them clash.
     pub exposures: Vec<Exposure>,
+    /// What it may begin connections to; `None` is the reach of the node's guests.
+    pub egress: Option<EgressPolicy>,
 }
 
 impl Implementation for Function {
@@ -41,13 +46,17 @@ impl Implementation for Function {
         let function = validator.required_object(&spec, "function", FUNCTION)?;
         let execution = validator.execution(&function);
         let exposures = validator.exposures(&function);
-        Some(Self { name: name?, execution, exposures })
+        let egress = validator.egress(&function);
+        Some(Self { name: name?, execution, exposures, egress })
     }
 
     fn spec(&self) -> Value {
         let mut function = json!({ "execution": execution_value(&self.execution) });
         if !self.exposures.is_empty() {
             function["exposure"] = self.exposures.iter().map(exposure_value).collect();
+        }
+        if let Some(egress) = &self.egress {
+            function["network"] = json!({ "egress": egress_value(egress) });
         }
         json!({ "function": function })
     }
@@ -57,14 +66,22 @@ impl Implementation for Function {
             name: marked.name.clone(),
             execution: parts::execution(tap),
             exposures: marked.exposures.clone(),
+            egress: None,
         }
     }
 
     /// Returns the needs of a function: a TAP with the host's end of the slot's /30 and its guest as a permanent
-    /// neighbour, an entry for each exposed port, and one that lets it reach itself through them.
+    /// neighbour, an entry for each exposed port, one that lets it reach itself through them, and those of its policy.
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
         let tap = parts::tap(&self.name, &self.execution, slot)?;
-        parts::fragment(self, Kind::Function, tap, slot, node)
+        if let Some(_policy) = &self.egress
+            && node.backend != Backend::Nftables
+        {
+            let (name, backend) = (self.name.clone(), node.backend);
+            return Err(FragmentError::Policy { name, backend });
+        }
+        let fragment = parts::fragment(self, Kind::Function, tap, slot, node)?;
+        Ok(parts::with_policy(fragment, self.egress.as_ref()))
     }
 
     fn name(&self) -> &InstanceName {
@@ -81,6 +98,10 @@ impl Implementation for Function {
 
     fn exposures(&self) -> &[Exposure] {
         &self.exposures
+    }
+
+    fn egress(&self) -> Option<&EgressPolicy> {
+        self.egress.as_ref()
     }
 }
 
@@ -102,7 +123,7 @@ mod tests {
 
     fn node(pool: &str, mtu: u32) -> NodeFacts {
         let owner = Owner::new(OwnerId::new(1), "/run/riklet-sdn");
-        NodeFacts { pool: pool.parse().unwrap(), mtu, owner }
+        NodeFacts { pool: pool.parse().unwrap(), mtu, owner, backend: Backend::Nftables }
     }
 
     #[test]
@@ -114,6 +135,7 @@ mod tests {
             exposures: vec![
                 Exposure::new(Protocol::Tcp, None, ports("8000-8001"), ports("80-81")).unwrap(),
             ],
+            egress: None,
         };
         let node = node("10.231.0.0/16", 1400);
         let fragment = function.fragment(Slot::new(5), &node).unwrap();
@@ -137,6 +159,7 @@ mod tests {
             name: "hello".parse().unwrap(),
             execution: Execution::default(),
             exposures,
+            egress: None,
         };
         let only_v4 = node("10.231.0.0/16", 1500);
         let pool = only_v4.pool.with_v6("fd52:494b::/64".parse().unwrap()).unwrap();
@@ -183,6 +206,7 @@ mod tests {
                 ..Execution::default()
             },
             exposures: vec![],
+            egress: None,
         };
         let node = node("10.231.0.0/16", 1400);
         let tap =
@@ -213,6 +237,7 @@ mod tests {
             name: "worker".parse().unwrap(),
             execution: Execution::default(),
             exposures: vec![],
+            egress: None,
         };
         let node = node("10.231.0.0/30", 1500);
         assert!(function.fragment(Slot::new(0), &node).unwrap().entries.is_empty());

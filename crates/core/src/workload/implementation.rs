@@ -4,7 +4,7 @@ use super::{Fragment, FragmentError, NodeFacts, alias::Marked};
 use crate::{
     definition::{Object, Validator},
     link::Tap,
-    model::{Execution, Exposure, InstanceName, Slot},
+    model::{EgressPolicy, Execution, Exposure, InstanceName, Slot},
 };
 
 /// The interface of a kind to the rest of the program. Each kind is implemented in a file of its own.
@@ -51,4 +51,9 @@ pub(crate) trait Implementation: Sized {
 
     /// Returns the exposures.
     fn exposures(&self) -> &[Exposure];
+
+    /// Returns what it may begin connections to; `None` is the reach of the node's guests.
+    fn egress(&self) -> Option<&EgressPolicy> {
+        None
+    }
 }

@@ -10,7 +10,7 @@ use super::{Fragment, FragmentError, Implementation, NodeFacts, alias::Marked};
 use crate::{
     definition::{Object, Validator},
     link::Tap,
-    model::{Execution, Exposure, Function, InstanceName, Slot},
+    model::{EgressPolicy, Execution, Exposure, Function, InstanceName, Slot},
 };
 
 /// Defines [`Kind`] and [`Workload`] from the list, and dispatches to the [`Implementation`] of each.
@@ -125,6 +125,14 @@ macro_rules! kinds {
             pub fn exposures(&self) -> &[Exposure] {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind(workload) => workload.exposures(),)+
+                }
+            }
+
+            /// Returns what it may begin connections to; `None` is the reach of the node's guests.
+            #[must_use]
+            pub fn egress(&self) -> Option<&EgressPolicy> {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.egress(),)+
                 }
             }
 

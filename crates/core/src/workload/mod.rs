@@ -20,7 +20,7 @@ pub use kind::{Kind, Workload};
 pub use toy::Toy;
 
 use crate::{
-    firewall::Entry,
+    firewall::{Backend, Entry},
     link::{LinkSpec, Tap},
     model::{AccountName, Addresses, Exposure, InstanceName, Owner, Pool, Slot},
 };
@@ -34,6 +34,8 @@ pub struct NodeFacts {
     pub mtu: u32,
     /// The state directory that the interfaces belong to.
     pub owner: Owner,
+    /// The backend of the firewall.
+    pub backend: Backend,
 }
 
 /// Everything that one instance needs from the node.
@@ -69,6 +71,14 @@ pub enum FragmentError {
         exposure: Exposure,
         /// The pool.
         pool: Pool,
+    },
+    /// The backend of the node's firewall has no policies.
+    #[error("{name}: network.egress needs the firewall nftables, and this node has {backend}")]
+    Policy {
+        /// The instance.
+        name: InstanceName,
+        /// The backend.
+        backend: Backend,
     },
     /// A TAP is given to numbers, and only the host knows which number a name has.
     #[error("{name} is for {account}, whose number was not looked up")]

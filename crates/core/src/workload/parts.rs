@@ -7,7 +7,8 @@ use crate::{
     address::{Addresses, Family, GATEWAY_MAC, Pool, Slot},
     firewall::Entry,
     link::{LinkSpec, Tap},
-    model::{Account, Execution, Exposure, InstanceName, Queues},
+    model::{Account, EgressPolicy, Execution, Exposure, InstanceName, Queues},
+    reach,
 };
 
 /// Returns the needs of an instance that opens this TAP: the interface with its alias, and an entry for each exposure.
@@ -78,6 +79,16 @@ pub(super) fn execution(tap: Tap) -> Execution {
         queues: Queues::new(2).ok().filter(|_| tap.multi_queue),
         ..Execution::default()
     }
+}
+
+/// Adds the entries of a policy, if there is one.
+pub(super) fn with_policy(mut fragment: Fragment, policy: Option<&EgressPolicy>) -> Fragment {
+    let Some(policy) = policy else { return fragment };
+    for guest in fragment.addresses.guests().filter(IpAddr::is_ipv4) {
+        fragment.entries.extend(reach::entries(policy, guest));
+    }
+    fragment.entries.sort_unstable();
+    fragment
 }
 
 /// Returns an entry for each exposure, and one that lets the guest reach itself through them.

@@ -18,7 +18,12 @@ fn parse(text: &str) -> Vec<Workload> {
 
 fn node() -> NodeFacts {
     let owner = Owner::new(OwnerId::new(1), "/run/riklet-sdn");
-    NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500, owner }
+    NodeFacts {
+        pool: "10.231.0.0/16".parse().unwrap(),
+        mtu: 1500,
+        owner,
+        backend: Backend::Nftables,
+    }
 }
 
 #[test]
@@ -48,6 +53,7 @@ fn an_instance_is_recovered_as_the_kind_that_it_was() {
         name: "top".parse().unwrap(),
         execution: Execution::default(),
         exposures: toy.exposures().to_vec(),
+        egress: None,
     });
     for workload in [toy, &function] {
         let link = fragment(workload, Slot::new(1), &node()).unwrap().link;

@@ -3,7 +3,12 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -25,6 +30,15 @@ const METRICS: usize = 64;
 const RESERVE: usize = 256;
 /// The longest head of a request, and the largest part of a body that is read ahead, in bytes.
 const READ_AHEAD: usize = 64 << 10;
+
+/// Who is at the other end of a connection. Each request has it as an extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Client {
+    /// Root, or the user that the daemon runs as.
+    Operator,
+    /// Anybody else who may connect.
+    Other,
+}
 
 /// The limits of a listener's connections.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +91,7 @@ pub(super) fn raise_descriptor_limit() {
 
 /// Accepts and serves connections, until the daemon ends and the last connection with it.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-    accept: impl AsyncFn() -> io::Result<S>,
+    accept: impl AsyncFn() -> io::Result<(S, Client)>,
     router: Router,
     limit: Limit,
     mut ending: watch::Receiver<bool>,
@@ -91,8 +105,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     loop {
         tokio::select! {
             (accepted, permit) = accepted() => match accepted {
-                Ok(stream) => {
-                    let conversation = converse(stream, router.clone(), limit, ending.clone());
+                Ok((stream, client)) => {
+                    let conversation =
+                        converse((stream, client), router.clone(), limit, ending.clone());
                     connections.spawn(async move {
                         conversation.await;
                         drop(permit);
@@ -115,7 +130,7 @@ async fn not_accepted(error: &io::Error) {
 
 /// Serves one connection, until the client or the daemon ends it, or the client stops reading.
 async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    (stream, client): (impl AsyncRead + AsyncWrite + Unpin, Client),
     router: Router,
     limit: Limit,
     mut ending: watch::Receiver<bool>,
@@ -125,6 +140,10 @@ async fn converse(
     // A client may close its end after the request (shutdown(2), `SHUT_WR`), and still gets its answer.
     http.half_close(true);
     let service = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(client);
+        service.call(request)
+    });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limit.patience));
     let io = TokioIo::new(Box::pin(stream));

@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use body::Bodies;
-use connections::Limits;
+use connections::{Client, Limits};
 pub(crate) use frame::Encoded;
 #[cfg(test)]
 pub(crate) use frame::event as encoded;
@@ -332,9 +332,9 @@ async fn accept(
 }
 
 /// Accepts a connection. Waits for ever without a listener.
-async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Client)> {
     match listener {
-        Some(listener) => Ok(listener.accept().await?.0),
+        Some(listener) => Ok((listener.accept().await?.0, Client::Other)),
         None => std::future::pending().await,
     }
 }

@@ -8,12 +8,20 @@ use axum::{
 use super::{
     Api,
     body::SOURCE,
+    connections::Client,
     problem::{Rejection, invalid},
 };
 
-use riklet_api::{HttpStatus, Token, TokenError};
-use riklet_core::model::{InstanceName, Workload};
-use riklet_sdn::Selector;
+use crate::problems;
+use riklet_api::{ApiError, ErrorKind, HttpStatus, Token, TokenError};
+use riklet_core::{
+    model::{Egress, InstanceName, Workload},
+    reach,
+};
+use riklet_sdn::{
+    Config, Selector,
+    store::{Setting, Store, StoreError},
+};
 
 /// Returns the definitions in the body of a request.
 pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workload>, Rejection> {
@@ -29,12 +37,43 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
             return Err(invalid(HttpStatus::UnsupportedMediaType, detail));
         }
     };
+    let is_operator = request.extensions().get() == Some(&Client::Operator);
     let (text, _held) = api.bodies.read(request.into_body()).await?;
     if json && !text.trim_start().starts_with(['{', '[']) {
         let detail = format!("{SOURCE}:1:1: not valid JSON: a definition begins with {{ or [");
         return Err(invalid(HttpStatus::BadRequest, detail));
     }
-    api.bodies.parse(text).await
+    let workloads = api.bodies.parse(text).await?;
+    if !is_operator && workloads.iter().any(|workload| workload.egress().is_some()) {
+        let of_node =
+            reach_of_node(api.engine.config()).map_err(|error| problems::store(&error))?;
+        workloads.iter().try_for_each(|workload| refuse_widening(workload, of_node))?;
+    }
+    Ok(workloads)
+}
+
+/// Returns the reach of the node's guests.
+fn reach_of_node(config: &Config) -> Result<Egress, StoreError> {
+    let store = Store::open_existing(&config.state_dir)?;
+    let recorded = store.map(|store| store.setting(Setting::Egress)).transpose()?.flatten();
+    let recorded = recorded.and_then(|egress| egress.parse().ok());
+    Ok(recorded.or(config.egress).unwrap_or_default())
+}
+
+/// Refuses a policy that reaches more than the node's guests do: a member of the socket's group is not trusted with the host
+/// and its networks.
+fn refuse_widening(workload: &Workload, of_node: Egress) -> Result<(), Rejection> {
+    let policy = workload.egress();
+    let Some(wider) = policy.and_then(|policy| reach::widening(policy, of_node)) else {
+        return Ok(());
+    };
+    let name = workload.name();
+    let detail =
+        format!("{name}: egress {wider} reaches more than the node's guests do ({of_node})");
+    let error = ApiError::new(HttpStatus::UnprocessableEntity, ErrorKind::Invalid, detail);
+    let hint =
+        "root may bring it up, or change what all guests reach (`riklet-sdn repair --egress`)";
+    Err(error.with_hint(hint.to_owned()).into())
 }
 
 /// Returns the name in a path.

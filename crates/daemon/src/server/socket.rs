@@ -18,11 +18,11 @@ use rustix::{
     fs::{FlockOperation, Mode, chown, flock},
     io::Errno,
     net::sockopt::socket_peercred,
-    process::{Gid, umask},
+    process::{Gid, geteuid, umask},
 };
 use tokio::net::{UnixListener as TokioListener, UnixStream};
 
-use super::Settings;
+use super::{Settings, connections::Client};
 use riklet_core::model::{Account, AccountName, SlotAccounts};
 use riklet_kernel::{AccountKind, HostFacts, KernelError, linux::Linux, process::ProcessId};
 use riklet_sdn::store::{Store, StoreError, daemon_lock};
@@ -147,11 +147,15 @@ impl<'a> Listener<'a> {
     }
 
     /// Accepts a connection. Creates a new socket if the present one was removed or replaced.
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+    pub(super) async fn accept(&self) -> io::Result<(UnixStream, Client)> {
         loop {
             let current = Rc::clone(&self.current.borrow());
             tokio::select! {
-                accepted = current.0.accept() => return Ok(accepted?.0),
+                accepted = current.0.accept() => {
+                    let stream = accepted?.0;
+                    let client = client(&stream);
+                    return Ok((stream, client));
+                }
                 () = self.lost(current.1) => self.replace(),
             }
         }
@@ -254,6 +258,15 @@ fn listen(state_dir: &Path, settings: &Settings) -> Result<(TokioListener, Ident
             let _gone = fs::remove_file(&new);
             Err(error)
         }
+    }
+}
+
+/// Returns who connected (unix(7), `SO_PEERCRED`).
+fn client(stream: &UnixStream) -> Client {
+    let is_operator = |user: u32| user == 0 || user == geteuid().as_raw();
+    match stream.peer_cred() {
+        Ok(peer) if is_operator(peer.uid()) => Client::Operator,
+        _ => Client::Other,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{KernelError, Refusal};
 use riklet_core::{
     flows::Flows,
     model::{Family, PortRange, Protocol},
+    reach::Block,
 };
 
 /// `CTA_STATUS`, `CTA_ID`, `CTA_ZONE`, `CTA_STATUS_MASK`, and `CTA_FILTER` with its attributes.
@@ -67,6 +68,8 @@ struct Direction {
     source: Option<IpAddr>,
     destination: Option<IpAddr>,
     protocol: Option<Protocol>,
+    /// The protocol's number, whether or not we know the protocol.
+    number: Option<u8>,
     source_port: Option<u16>,
     destination_port: Option<u16>,
 }
@@ -112,7 +115,7 @@ impl Conntrack {
     }
 
     fn delete_v4(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
-        let filters = || flows.iter().copied().flat_map(filters).collect::<Vec<_>>();
+        let filters = || all_filters(flows);
         if filters().len() >= MANY_FILTERS {
             return self.delete_listed(flows, Family::V4);
         }
@@ -239,6 +242,16 @@ impl Filter {
     }
 }
 
+/// Returns the filters that match the entries of all these flows. Those that one guest sent have the same.
+fn all_filters(flows: &BTreeSet<Flows>) -> Vec<Filter> {
+    let mut senders = BTreeSet::new();
+    let is_new = |flows: &&Flows| match flows {
+        Flows::Sent { guest, .. } => senders.insert(*guest),
+        _ => true,
+    };
+    flows.iter().filter(is_new).copied().flat_map(filters).collect()
+}
+
 /// Returns the filters that match the entries of these flows. A filter has no ranges: that of several ports matches all
 /// ports.
 fn filters(flows: Flows) -> Vec<Filter> {
@@ -250,6 +263,10 @@ fn filters(flows: Flows) -> Vec<Filter> {
                 Filter { family, original: sent(), reply: None, untranslated: false },
                 Filter { family, original: None, reply: sent(), untranslated: false },
             ]
+        }
+        Flows::Sent { guest, .. } => {
+            let original = Some((BY_SOURCE, vec![source(guest)]));
+            vec![Filter { family, original, reply: None, untranslated: false }]
         }
         Flows::Exposed { protocol, host_address, host_ports, guest, guest_ports } => {
             let mut ports = vec![number(protocol)];
@@ -312,7 +329,16 @@ fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<>
         let (host_address, host_ports) = (address, ports);
         Some(Flows::Exposed { protocol, host_address, host_ports, guest, guest_ports })
     });
-    guests.chain(sent_to)
+    guests.chain(sent_to).chain(sent(&original, &reply))
+}
+
+/// Returns the flow by who sent it, and where to, unless its destination was translated: then who answers is another.
+fn sent(original: &Direction, reply: &Direction) -> Option<Flows> {
+    let (guest, to) = (original.source?, original.destination?);
+    let IpAddr::V4(address) = to else { return None };
+    let to_itself = reply.source == Some(to);
+    let to = Block::of_packet(address, original.number?, original.destination_port);
+    to_itself.then_some(Flows::Sent { guest, to })
 }
 
 fn directions(entry: &[ConntrackAttribute]) -> (Direction, Direction) {
@@ -346,8 +372,10 @@ fn direction(tuple: &[Tuple]) -> Direction {
                 for field in fields {
                     match field {
                         ProtoTuple::Protocol(number) => {
-                            let same = |p: &Protocol| p.number() == u8::from(*number);
+                            let number = u8::from(*number);
+                            let same = |p: &Protocol| p.number() == number;
                             direction.protocol = Protocol::ALL.into_iter().find(same);
+                            direction.number = Some(number);
                         }
                         ProtoTuple::SourcePort(port) => direction.source_port = Some(*port),
                         ProtoTuple::DestinationPort(port) => {
@@ -423,7 +451,7 @@ mod tests;
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(message: &[u8]) {
     let Some(entry) = entry(message) else { return };
-    assert!(flows_of(&entry).count() <= 4);
+    assert!(flows_of(&entry).count() <= 5);
     let deletion = delete(&entry);
     deletion.emit(&mut vec![0; deletion.buffer_len()]);
 }

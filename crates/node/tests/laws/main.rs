@@ -268,7 +268,7 @@ fn a_warning_names_the_exposure_that_shadows_the_listener() {
         let exposure = Exposure::new(Protocol::Tcp, Some(address), port, port).unwrap();
         let exposure = exposure.with_shadow(true);
         let (name, execution) = (function(number, &[]).name().clone(), Execution::default());
-        Workload::Function(Function { name, execution, exposures: vec![exposure] })
+        Workload::Function(Function { name, execution, exposures: vec![exposure], egress: None })
     };
     let listener =
         Listener { protocol: Protocol::Tcp, address: Some(second), port: 8080, process: None };

@@ -71,6 +71,7 @@ pub(crate) fn run_as(execution: Execution, number: u16, ports: &[u16]) -> Worklo
         name: format!("f{number}").parse().unwrap(),
         execution,
         exposures: ports.iter().map(exposure).collect(),
+        egress: None,
     })
 }
 

@@ -27,6 +27,7 @@ pub(crate) fn workload(name: &str, exposures: &[&str]) -> Workload {
         name: name.parse().expect("a name"),
         execution: Execution::default(),
         exposures: exposures.iter().map(|text| exposure(text)).collect(),
+        egress: None,
     })
 }
 

@@ -6,7 +6,7 @@ use super::{Rule, Saved, Table, foreign_rule};
 use crate::{
     address::Ipv6Unsupported,
     firewall::{
-        BaseRuleset, Confinement, Entry, Ruleset,
+        BaseRuleset, Confinement, Entry, EntryError, Ruleset,
         names::{
             CHAIN, PASSAGE_CHAIN,
             iptables::{
@@ -124,7 +124,7 @@ pub(super) fn mark(jump: &Rule) -> Mark {
 }
 
 /// Returns the layout of the whole ruleset, in the order of [`Table`].
-pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], Ipv6Unsupported> {
+pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], EntryError> {
     let mut layouts = of_base_ruleset(&ruleset.base_ruleset);
     for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Nat) {
         let rules: Result<Vec<_>, _> = ruleset.entries.iter().map(of_entry).collect();
@@ -386,8 +386,8 @@ pub(super) fn places(saved: &Saved, table: Table, uplinks: &BTreeSet<InterfaceNa
     passage::places(&foreign_rule::of_table(saved, table), names::FORWARD, uplinks)
 }
 
-/// Returns the rule of an entry. Fails if it has an IPv6 address, which has no place in these tables.
-pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
+/// Returns the rule of an entry. Fails if it has an IPv6 address or belongs to a policy: neither has a place in these tables.
+pub(super) fn of_entry(entry: &Entry) -> Result<Rule, EntryError> {
     Ok(match *entry {
         Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports } => {
             let guest = Ipv6Unsupported::refuse(guest)?;
@@ -403,6 +403,7 @@ pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
                 ),
             )
         }
+        Entry::Policy { .. } | Entry::Reach { .. } => return Err(EntryError::Policy),
         Entry::Hairpin { guest } => {
             let guest = Ipv6Unsupported::refuse(guest)?;
             rule(HAIRPIN_CHAIN, format!("-s {guest}/32 -d {guest}/32 -j MASQUERADE"))

@@ -18,11 +18,12 @@ use self::layout::Layout;
 pub use self::probe::Probe;
 pub use self::saved::{Saved, Unanswered, is_incompatible, list};
 use super::{
-    BaseRuleset, BaseState, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
+    BaseRuleset, BaseState, Entry, EntryError, FirewallState, ForeignChain, ForeignChainState,
+    Ruleset,
     names::{self, CHAIN},
     passage,
 };
-use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
+use crate::model::{InterfaceName, Mark, Owner};
 
 /// The match by which services of the host are told from ports that nobody listens on, and its first revision that has the
 /// option which our rule names.
@@ -99,20 +100,20 @@ fn text(lines: &[String]) -> String {
 /// existing entry is added again. The second one has no effect, and [`state`] reports it.
 ///
 /// # Errors
-/// Fails if an entry has an IPv6 address.
+/// Fails if an entry has an IPv6 address, or belongs to a policy.
 pub fn delta(
     remove: &BTreeSet<Entry>,
     add: &BTreeSet<Entry>,
     owner: Option<&Owner>,
-) -> Result<String, Ipv6Unsupported> {
+) -> Result<String, EntryError> {
     changed(owner, || Ok([entry_lines("-D", remove)?, entry_lines("-A", add)?].concat()))
 }
 
 /// Returns input that checks the jumps, and changes the entries by these lines.
 fn changed(
     owner: Option<&Owner>,
-    lines: impl Fn() -> Result<Vec<String>, Ipv6Unsupported>,
-) -> Result<String, Ipv6Unsupported> {
+    lines: impl Fn() -> Result<Vec<String>, EntryError>,
+) -> Result<String, EntryError> {
     // Not every ruleset has the chain for marks.
     let unchecked = [CHAIN, names::iptables::MARK_CHAIN].map(|chain| format!(" {chain}"));
     let mut input = Vec::new();
@@ -138,11 +139,8 @@ pub const MANY: usize = 16;
 /// [`delta`].
 ///
 /// # Errors
-/// Fails if an entry has an IPv6 address.
-pub fn rewrite(
-    entries: &BTreeSet<Entry>,
-    owner: Option<&Owner>,
-) -> Result<String, Ipv6Unsupported> {
+/// Fails if an entry has an IPv6 address, or belongs to a policy.
+pub fn rewrite(entries: &BTreeSet<Entry>, owner: Option<&Owner>) -> Result<String, EntryError> {
     changed(owner, || {
         let emptied =
             [CHAIN, names::iptables::HAIRPIN_CHAIN].map(|chain| format!(":{chain} - [0:0]"));
@@ -151,7 +149,7 @@ pub fn rewrite(
 }
 
 /// Returns a line for the rule of each entry.
-fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>, Ipv6Unsupported> {
+fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>, EntryError> {
     let line = |entry| layout::of_entry(entry).map(|rule| format!("{operation} {rule}"));
     entries.iter().map(line).collect()
 }
@@ -159,8 +157,8 @@ fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>
 /// Returns input that replaces all our objects by this ruleset. Everything else stays.
 ///
 /// # Errors
-/// Fails if an entry has an IPv6 address.
-pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported> {
+/// Fails if an entry has an IPv6 address, or belongs to a policy.
+pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, EntryError> {
     let mut layouts = layout::of_ruleset(ruleset)?;
     add_passages(&mut layouts, &ruleset.base_ruleset, saved);
     Ok(layouts.iter().map(|layout| put(layout, saved)).collect())

@@ -3,12 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Table, entry_lines, layout, text};
-use crate::{
-    address::Ipv6Unsupported,
-    firewall::{
-        BaseRuleset, Entry,
-        names::{self, PASSAGE_CHAIN},
-    },
+use crate::firewall::{
+    BaseRuleset, Entry, EntryError,
+    names::{self, PASSAGE_CHAIN},
 };
 
 /// Input of `iptables-restore` that changes nothing, with the answer to it if the base ruleset and the entries
@@ -36,11 +33,8 @@ impl Probe {
     /// `-S` reads the named chain only. A duplicate jump is not noticed; the second one has no effect.
     ///
     /// # Errors
-    /// Fails if an entry has an IPv6 address.
-    pub fn new(
-        base_ruleset: &BaseRuleset,
-        entries: &BTreeSet<Entry>,
-    ) -> Result<Self, Ipv6Unsupported> {
+    /// Fails if an entry has an IPv6 address, or belongs to a policy.
+    pub fn new(base_ruleset: &BaseRuleset, entries: &BTreeSet<Entry>) -> Result<Self, EntryError> {
         let (mut input, mut answer) = (Vec::new(), Vec::new());
         for layout in &layout::of_base_ruleset(base_ruleset) {
             input.push(format!("*{}", layout.table));

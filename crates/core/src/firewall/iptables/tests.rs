@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     firewall::Confinement,
-    model::{Egress, FlowLimit, OwnerId, PortRange, Protocol},
+    model::{Egress, FlowLimit, Ipv6Unsupported, OwnerId, PortRange, Protocol},
     routing::{UplinkMarks, Way},
 };
 
@@ -532,10 +532,17 @@ fn an_entry_of_ipv6_is_refused() {
     let entries = BTreeSet::from([Entry::Hairpin { guest }]);
     let nothing = BTreeSet::new();
     let base_ruleset = ruleset(&["eth0"], &[]).base_ruleset;
-    let refused = Ipv6Unsupported { address: "fd52::3".parse().unwrap() };
+    let refused = EntryError::Ipv6(Ipv6Unsupported { address: "fd52::3".parse().unwrap() });
     assert_eq!(delta(&entries, &nothing, None), Err(refused));
     assert_eq!(delta(&nothing, &entries, None), Err(refused));
     assert_eq!(Probe::new(&base_ruleset, &entries), Err(refused));
     let ruleset = Ruleset { base_ruleset, entries };
     assert_eq!(reset(&ruleset, &Saved::default()), Err(refused));
+}
+
+#[test]
+fn an_entry_of_a_policy_is_refused() {
+    let guest = [10, 231, 0, 2].into();
+    let entries = BTreeSet::from([Entry::Policy { guest, reach: Egress::None }]);
+    assert_eq!(delta(&BTreeSet::new(), &entries, None), Err(EntryError::Policy));
 }

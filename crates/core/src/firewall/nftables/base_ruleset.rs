@@ -9,16 +9,15 @@ use netlink_packet_netfilter::{
 };
 
 use super::{
-    element,
+    egress, element,
     expression::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, begins_flow, begins_more_than,
         between, by_address, by_port, clamp_segment_size, connection_has_mark, destination,
-        destination_is_broadcast, destination_is_local, destination_outside, destination_public,
-        destination_translated, drop, echo_request, established, from_guest, from_interface,
-        has_begun_more_than, invalid, ipv4, jump, mark_connection, mark_packet, masquerade,
-        not_from_guest, not_from_host, not_to_guest, out_of, packet_has_any, reject, reject_port,
-        set_segment_size, source, source_is_elsewhere, to_guest, to_port, translate,
-        translate_address,
+        destination_is_broadcast, destination_is_local, destination_outside,
+        destination_translated, drop, established, from_guest, from_interface, has_begun_more_than,
+        invalid, ipv4, jump, mark_connection, mark_packet, masquerade, not_from_guest,
+        not_from_host, not_to_guest, packet_has_any, set_segment_size, source, source_is_elsewhere,
+        to_guest, translate, translate_address,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -28,14 +27,14 @@ use crate::{
         names::{
             CHAIN,
             nftables::{
-                ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, EXPOSURES, FLOWS, FORWARD,
-                HAIRPIN, INPUT, OUTPUT, POSTROUTING, PREROUTING, RANGES, RATES, TABLE,
-                TABLE_COMMENT, TRACK, UPLINKS, priority,
+                ALLOWED, ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, DENIED, EXPOSURES,
+                FLOWS, FORWARD, HAIRPIN, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE, INPUT, OUTPUT,
+                POSTROUTING, PREROUTING, RANGES, RATES, REACH_ALL, REACH_INTERNET, REACH_NONE,
+                REFUSE, TABLE, TABLE_COMMENT, TRACK, UPLINKS, priority,
             },
         },
-        ruleset::{MAIL, NAME_SERVERS},
     },
-    model::{Egress, Mark, Owner},
+    model::{Mark, Owner},
 };
 
 /// `NFT_SET_INTERVAL`, `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL` and `NFT_SET_CONCAT`.
@@ -56,7 +55,7 @@ const MOST_GUESTS: u32 = 1 << u16::BITS;
 const REFILLED: u64 = 60_000;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0xea95_d275_e7a1_8ffd;
+const VERSION: u64 = 0xf100_cb61_9f4b_5505;
 
 /// Returns the name of our table.
 #[must_use]
@@ -142,22 +141,32 @@ pub fn sets() -> Vec<Set> {
         timeout: None,
     };
     // Each field of the key has a range of its own; its length is without the padding.
-    let ranges = |name: &str, fields: &[(u32, u32)]| {
+    let ranges = |name: &str, fields: &[(u32, u32)], data: Option<(u32, u32)>| {
         let types: Vec<_> = fields.iter().map(|(number, _)| *number).collect();
         let length = u32::try_from(4 * fields.len()).unwrap_or(u32::MAX);
         Set {
-            flags: INTERVAL | MAP | CONCATENATION,
+            flags: INTERVAL | CONCATENATION | if data.is_some() { MAP } else { 0 },
             fields: fields.iter().map(|(_, length)| *length).collect(),
-            ..set(name, (concatenation(&types), length), Some((ADDRESS, 4)))
+            ..set(name, (concatenation(&types), length), data)
         }
     };
     let guests = |name| Set { size: Some(MOST_GUESTS), ..set(name, (ADDRESS, 4), None) };
+    let (address, protocol, port) = ((ADDRESS, 4), (PROTOCOL, 1), (PORT, 2));
+    let from_to = [address, address, protocol, port];
+    let (to, port) = ([address, protocol, port], [protocol, port]);
     vec![
         set(EXPOSURES, (concatenation(&[PROTOCOL, PORT]), 8), target),
         set(BOUND, (concatenation(&[ADDRESS, PROTOCOL, PORT]), 12), target),
-        ranges(RANGES, &[(PROTOCOL, 1), (PORT, 2)]),
-        ranges(BOUND_RANGES, &[(ADDRESS, 4), (PROTOCOL, 1), (PORT, 2)]),
+        ranges(RANGES, &port, Some(address)),
+        ranges(BOUND_RANGES, &to, Some(address)),
         set(HAIRPIN, (concatenation(&[ADDRESS, ADDRESS]), 8), None),
+        ranges(ALLOWED, &from_to, None),
+        ranges(DENIED, &from_to, None),
+        ranges(HOST_ALLOWED, &to, None),
+        ranges(HOST_DENIED, &to, None),
+        set(REACH_INTERNET, address, None),
+        set(REACH_ALL, address, None),
+        set(REACH_NONE, address, None),
         set(UPLINKS, (INTERFACE, 16), None),
         set(CONFINED, interfaces(), None),
         Set { flags: DYNAMIC, ..guests(FLOWS) },
@@ -203,20 +212,20 @@ fn hooks(base_ruleset: &BaseRuleset) -> impl Iterator<Item = (&'static str, Opti
     };
     let all = vec![
         (CHAIN, None),
+        (REFUSE, None),
+        (HOST_REFUSE, None),
         (ANTISPOOF, base("filter", InetHookNumber::PreRouting, priority::RAW)),
         (TRACK, base("filter", InetHookNumber::PreRouting, priority::AFTER_DSTNAT)),
         (PREROUTING, base("nat", InetHookNumber::PreRouting, priority::BEFORE_DSTNAT)),
         (OUTPUT, base("nat", InetHookNumber::LocalOut, priority::BEFORE_DSTNAT)),
+        (INPUT, base("filter", InetHookNumber::LocalIn, priority::BEFORE_FILTER)),
         (FORWARD, base("filter", InetHookNumber::Forward, priority::FILTER)),
         (POSTROUTING, base("nat", InetHookNumber::PostRouting, priority::SRCNAT)),
     ];
     // This chain costs a test for each packet, so it exists only if there is something to mark.
     let mark = base("filter", InetHookNumber::PreRouting, priority::MANGLE);
     let mark = (!base_ruleset.marks.is_empty()).then_some((ANSWERS, mark));
-    // So does this one, for each packet to the host.
-    let input = base("filter", InetHookNumber::LocalIn, priority::BEFORE_FILTER);
-    let input = (base_ruleset.egress != Egress::All).then_some((INPUT, input));
-    all.into_iter().chain(input).chain(mark)
+    all.into_iter().chain(mark)
 }
 
 /// Returns the rules; those of one chain are in order.
@@ -283,10 +292,9 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             ],
         ),
     ]);
-    all.extend(leaving(base_ruleset));
-    all.extend(to_the_host(base_ruleset));
+    all.extend(egress::rules(base_ruleset));
     all.extend([
-        rule(FORWARD, "nothing else from guests", &[from_guest(), reject()]),
+        rule(FORWARD, "nothing else from guests", &[from_guest(), jump(REFUSE)]),
         rule(FORWARD, "nothing else to guests", &[to_guest(), drop()]),
         rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
         rule(
@@ -386,58 +394,6 @@ fn limited(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     ]
 }
 
-/// Returns the rules for packets that guests send out of the host.
-fn leaving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
-    let (table, pool) = (name(), base_ruleset.pool.v4());
-    let rule =
-        |text: &str, parts: &[Vec<Expression>]| Rule::new(&table, FORWARD, comment(text), parts);
-    let out = [from_guest(), source(pool), out_of(UPLINKS)].concat();
-    let mut rules = match base_ruleset.egress {
-        Egress::None => return vec![],
-        Egress::All => vec![rule("guests to the Internet", &[out, accept()])],
-        Egress::Internet => {
-            let names = NAME_SERVERS.map(|(protocol, port)| {
-                let text = format!("guests to name servers by {protocol}");
-                rule(&text, &[out.clone(), to_port(protocol, port), accept()])
-            });
-            let (protocol, port) = MAIL;
-            let mail =
-                rule("no mail of guests", &[from_guest(), to_port(protocol, port), reject()]);
-            let last = rule("guests to the Internet", &[out, destination_public(), accept()]);
-            names.into_iter().chain([mail, last]).collect()
-        }
-    };
-    if base_ruleset.any_uplink {
-        let parts = [from_guest(), not_to_guest(), source(pool), destination_public(), accept()];
-        rules.push(rule("guests to public addresses", &parts));
-    }
-    rules
-}
-
-/// Returns the rules for packets of guests to the host itself. Others judge what is accepted here, too.
-fn to_the_host(base_ruleset: &BaseRuleset) -> Vec<Rule> {
-    let table = name();
-    let rule = |text: &str, parts: &[Vec<Expression>]| {
-        Rule::new(&table, INPUT, comment(text), &[&[from_guest()], parts].concat())
-    };
-    if base_ruleset.egress == Egress::All {
-        return vec![];
-    }
-    let mut rules = vec![
-        rule("what guests go on with", &[established(), accept()]),
-        rule("what others publish", &[destination_translated(), accept()]),
-        rule("guests ping the host", &[echo_request(), accept()]),
-    ];
-    if base_ruleset.egress == Egress::Internet {
-        rules.extend(NAME_SERVERS.map(|(protocol, port)| {
-            let text = format!("guests to name servers by {protocol}");
-            rule(&text, &[to_port(protocol, port), accept()])
-        }));
-    }
-    rules.push(rule("nothing else to the host", &[reject_port()]));
-    rules
-}
-
 /// Returns the rules that make answers leave by the uplink that was asked. Connections are marked before any packet is
 /// accepted; none of these rules has a verdict.
 fn mark_rules(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Rule> {
@@ -463,7 +419,7 @@ mod tests {
     use super::*;
     use crate::{
         firewall::Confinement,
-        model::{FlowLimit, MarkMask, OwnerId},
+        model::{Egress, FlowLimit, MarkMask, OwnerId},
         routing::{UplinkMarks, Way},
     };
 
@@ -572,7 +528,8 @@ mod tests {
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
         assert_eq!(of(CHAIN), 7);
         assert_eq!(of(OUTPUT), 2);
-        assert_eq!(of(INPUT), 6);
-        assert_eq!(of(FORWARD), 13);
+        assert_eq!(of(INPUT), 10);
+        assert_eq!(of(FORWARD), 19);
+        assert_eq!(of(REFUSE), 7);
     }
 }

@@ -1,6 +1,6 @@
 //! Entries as elements of sets and maps.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{DefaultNla, NLM_F_EXCL, NlasIterator};
 use netlink_packet_netfilter::{
@@ -15,9 +15,13 @@ use super::object::{Operation, TableName};
 use crate::{
     firewall::{
         Entry,
-        names::nftables::{BOUND, BOUND_RANGES, EXPOSURES, HAIRPIN, RANGES},
+        names::nftables::{
+            ALLOWED, BOUND, BOUND_RANGES, DENIED, EXPOSURES, HAIRPIN, HOST_ALLOWED, HOST_DENIED,
+            RANGES, REACH_ALL, REACH_INTERNET, REACH_NONE,
+        },
     },
-    model::{InterfaceName, Ipv6Unsupported, PortRange, Protocol},
+    model::{Egress, InterfaceName, Ipv6Unsupported, PortRange, Protocol},
+    reach::Block,
 };
 
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
@@ -173,7 +177,41 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
             (if address.is_some() { BOUND } else { EXPOSURES }, each.collect())
         }
         Entry::Hairpin { guest } => (HAIRPIN, vec![Element::key([octets(guest)?; 2].concat())]),
+        Entry::Policy { guest, reach } => {
+            (guests_of(reach), vec![Element::key(octets(guest)?.to_vec())])
+        }
+        Entry::Reach { guest, host, block, allowed } => {
+            let guest = octets(guest)?;
+            let key = |address: Ipv4Addr, protocol: u8, to: u16| {
+                let address = (!host).then(|| address.octets());
+                let place = [[protocol, 0, 0, 0], port(to)];
+                [guest].into_iter().chain(address).chain(place).flatten().collect()
+            };
+            let (addresses, protocols, ports) =
+                (block.addresses(), block.protocols(), block.ports());
+            let element = Element {
+                key: key(*addresses.start(), *protocols.start(), *ports.start()),
+                last: Some(key(*addresses.end(), *protocols.end(), *ports.end())),
+                data: None,
+            };
+            let set = match (host, allowed) {
+                (false, true) => ALLOWED,
+                (false, false) => DENIED,
+                (true, true) => HOST_ALLOWED,
+                (true, false) => HOST_DENIED,
+            };
+            (set, vec![element])
+        }
     })
+}
+
+/// Returns the set of the guests that have this reach of their own.
+pub(super) const fn guests_of(reach: Egress) -> &'static str {
+    match reach {
+        Egress::Internet => REACH_INTERNET,
+        Egress::All => REACH_ALL,
+        Egress::None => REACH_NONE,
+    }
 }
 
 /// Returns the entry that has only this element, or `None` if it is not exactly as [`of_entry`] makes it.
@@ -182,6 +220,9 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
     let key = fields(&element.key)?;
     let last = fields(element.last.as_ref().unwrap_or(&element.key))?;
     let data = fields(element.data.as_deref().unwrap_or_default())?;
+    if let Some(entry) = policy_entry(set, key, last) {
+        return is_written(&entry, set, element).then_some(entry);
+    }
     let (host_address, number, first) = match (set, key) {
         (EXPOSURES | RANGES, [number, first]) => (None, number, first),
         (BOUND | BOUND_RANGES, [address, number, first]) => {
@@ -203,6 +244,34 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
     let guest = guest.into();
     let entry = Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports };
     is_written(&entry, set, element).then_some(entry)
+}
+
+/// Returns the entry of a policy that has this key and last key.
+fn policy_entry(set: &str, key: &[[u8; 4]], last: &[[u8; 4]]) -> Option<Entry> {
+    if let Some(reach) = Egress::ALL.into_iter().find(|reach| guests_of(*reach) == set) {
+        let [guest] = *key else { return None };
+        return Some(Entry::Policy { guest: guest.into(), reach });
+    }
+    let (host, allowed) = match set {
+        ALLOWED => (false, true),
+        DENIED => (false, false),
+        HOST_ALLOWED => (true, true),
+        HOST_DENIED => (true, false),
+        _ => return None,
+    };
+    let (guest, addresses, [by, to], [until, up_to]) = match (host, key, last) {
+        (false, [guest, from, from_rest @ ..], [_, to, to_rest @ ..]) => {
+            let addresses = (u32::from_be_bytes(*from), u32::from_be_bytes(*to));
+            (guest, addresses, from_rest.try_into().ok()?, to_rest.try_into().ok()?)
+        }
+        (true, [guest, from @ ..], [_, to @ ..]) => {
+            (guest, (0, u32::MAX), from.try_into().ok()?, to.try_into().ok()?)
+        }
+        _ => return None,
+    };
+    let ports = (port_of(to), port_of(up_to));
+    let block = Block::between(addresses, (by[0], until[0]), ports)?;
+    Some(Entry::Reach { guest: (*guest).into(), host, block, allowed })
 }
 
 /// Returns the fields of a key or a value.
@@ -250,7 +319,14 @@ mod tests {
         let exposures = ports
             .iter()
             .flat_map(|(host, guest)| [None, address].map(|a| exposure(a, host, guest)));
-        for entry in exposures.chain([hairpin]) {
+        let guest = [10, 231, 0, 2].into();
+        let policies = Egress::ALL.map(|reach| Entry::Policy { guest, reach });
+        let block = Block::of_network("10.0.5.0/24".parse().unwrap());
+        let places = [(false, block), (false, Block::EVERYTHING), (true, Block::EVERYTHING)];
+        let reach = [true, false].into_iter().flat_map(|allowed| {
+            places.map(|(host, block)| Entry::Reach { guest, host, block, allowed })
+        });
+        for entry in exposures.chain([hairpin]).chain(policies).chain(reach) {
             let (set, elements) = of_entry(&entry).unwrap();
             let [element] = &*elements else { panic!("{entry}: {elements:?}") };
             assert_eq!(to_entry(set, element), Some(entry));

@@ -279,6 +279,17 @@ pub(super) fn begins_connection() -> Vec<Expression> {
     ]
 }
 
+/// `tcp flags syn,rst == 0`
+pub(super) fn goes_on_with_tcp() -> Vec<Expression> {
+    vec![
+        meta(MetaKey::L4Proto, Register::Reg1),
+        equals(&[TCP]),
+        payload(TCP_FLAGS, Register::Reg1),
+        mask([SYN | RST]),
+        equals(&[0]),
+    ]
+}
+
 /// `tcp option maxseg size set <bytes>`. The kernel makes no size larger.
 pub(super) fn set_segment_size(bytes: u16) -> Vec<Expression> {
     let load = Expressions::Immediate(vec![
@@ -492,6 +503,40 @@ pub(super) fn by_address() -> Vec<Expression> {
     [ipv4(), key].concat()
 }
 
+/// `ip saddr`, the key of a look-up.
+fn source_key() -> Vec<Expression> {
+    [ipv4(), vec![payload(SOURCE_ADDRESS, Register::Reg1)]].concat()
+}
+
+/// `ip saddr @set`
+pub(super) fn source_in(set: &str) -> Vec<Expression> {
+    [source_key(), is_in(set)].concat()
+}
+
+/// `ip saddr . ip daddr . meta l4proto . th dport`, the key of a look-up. A protocol without ports has other things there.
+pub(super) fn by_guest() -> Vec<Expression> {
+    let key = vec![
+        payload(DESTINATION_ADDRESS, Register::Reg32_01),
+        meta(MetaKey::L4Proto, Register::Reg32_02),
+        payload(DESTINATION_PORT, Register::Reg32_03),
+    ];
+    [source_key(), key].concat()
+}
+
+/// `ip saddr . meta l4proto . th dport`, the key of a look-up.
+pub(super) fn by_guest_to_host() -> Vec<Expression> {
+    let key = vec![
+        meta(MetaKey::L4Proto, Register::Reg32_01),
+        payload(DESTINATION_PORT, Register::Reg32_02),
+    ];
+    [source_key(), key].concat()
+}
+
+/// `<key> @set`
+pub(super) fn is_in(set: &str) -> Vec<Expression> {
+    vec![lookup(set, None)]
+}
+
 /// `dnat ip to <key> map @map`, a map of addresses: the port stays.
 pub(super) fn translate_address(map: &str) -> Vec<Expression> {
     let address = Register::Reg1.into();
@@ -541,6 +586,14 @@ pub(super) fn reject() -> Vec<Expression> {
     /// `NFT_REJECT_ICMPX_ADMIN_PROHIBITED`.
     const ADMIN_PROHIBITED: u8 = 3;
     reject_with(ADMIN_PROHIBITED)
+}
+
+/// `reject with tcp reset`: an error by ICMP does not end a connection that was established (RFC 1122, section 4.2.3.9)
+pub(super) fn reset() -> Vec<Expression> {
+    /// `NFT_REJECT_TCP_RST`.
+    const RESET: u32 = 1;
+    // NFTA_REJECT_TYPE
+    vec![other("reject", &[(1, RESET)])]
 }
 
 /// `reject with icmpx port-unreachable`, as a host refuses by itself where nobody listens

@@ -8,6 +8,7 @@ pub mod ban;
 pub mod base_ruleset;
 mod change;
 pub mod confinement;
+mod egress;
 pub mod element;
 mod expression;
 pub mod foreign_chain;

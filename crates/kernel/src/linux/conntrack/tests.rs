@@ -4,6 +4,7 @@ use std::{
 };
 
 use super::*;
+use riklet_core::reach::Block;
 use riklet_testkit::namespace::{ip, isolated, run};
 
 /// A way to forget flows.
@@ -94,6 +95,10 @@ fn only_the_named_flows_are_forgotten() {
         guest_ports: one(guest_port),
     };
     let [here, elsewhere] = [1, 9].map(|last| Some(IpAddr::from([192, 0, 2, last])));
+    let sent = |guest, to: &str, protocol| {
+        let to = Block::of_network(to.parse().unwrap()).by(protocol);
+        Flows::Sent { guest, to }
+    };
     let family = Family::V4;
     let exposed_range = |host: &str, guest: &str| Flows::Exposed {
         protocol: udp,
@@ -113,6 +118,14 @@ fn only_the_named_flows_are_forgotten() {
     let cases = [
         (vec![], vec![]),
         (vec![Flows::Guest { guest: GUEST }], vec![1001, 1002, 1004, 1009]),
+        // To everything, to a part of it, and what was translated on its way.
+        (vec![sent(GUEST, "0.0.0.0/0", Protocol::Udp)], vec![1004]),
+        (
+            vec![sent(GUEST, "192.0.2.0/24", Protocol::Udp), sent(GUEST, "9.0.0.0/8", udp)],
+            vec![1004],
+        ),
+        (vec![sent(GUEST, "192.0.2.0/24", Protocol::Tcp)], vec![]),
+        (vec![sent([192, 0, 2, 1].into(), "0.0.0.0/0", Protocol::Udp)], vec![]),
         (vec![exposed(None, 80, GUEST, 8080)], vec![1001]),
         (vec![exposed(here, 82, GUEST, 8080)], vec![1009]),
         (vec![exposed(elsewhere, 82, GUEST, 8080)], vec![]),

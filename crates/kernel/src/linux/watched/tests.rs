@@ -24,7 +24,12 @@ fn owner() -> Owner {
 
 fn spec(number: u16) -> LinkSpec {
     let owner = owner();
-    let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500, owner };
+    let node = NodeFacts {
+        pool: "10.231.0.0/16".parse().unwrap(),
+        mtu: 1500,
+        owner,
+        backend: Backend::Nftables,
+    };
     reserved(Slot::new(number), &node).unwrap().link
 }
 

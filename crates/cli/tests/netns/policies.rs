@@ -1,0 +1,172 @@
+//! What a function's own policy allows and denies, beside functions without one.
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use crate::{
+    egress::{assert_none, assert_way},
+    world::{
+        Firewall, INTERNET, NODE_LAN, World,
+        function::{Function, every_transport, function},
+        on_every_firewall,
+        traffic::{Connection, assert_tcp_prohibited},
+        transport::Transport::{self, Tcp, Udp},
+    },
+};
+
+/// A host behind the uplink in a private network, and another one.
+const DATABASE: Ipv4Addr = Ipv4Addr::new(10, 9, 5, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 6, 1);
+/// The ports that the hosts, and the node itself, serve.
+const PORTS: [u16; 2] = [7000, 7001];
+/// The port at which the node publishes the function `open`.
+const PUBLISHED: u16 = 8080;
+const TARGET: u16 = 3000;
+
+fn with_egress(name: &str, egress: &Value) -> Value {
+    let mut definition = function(name, &[]);
+    definition["spec"]["function"]["network"] = json!({ "egress": egress });
+    definition
+}
+
+/// Returns each port of an address by each of these protocols.
+fn every(by: &[Transport], address: Ipv4Addr) -> Vec<(Transport, (Ipv4Addr, u16))> {
+    by.iter().flat_map(|by| PORTS.map(|port| (*by, (address, port)))).collect()
+}
+
+fn serve(world: &World) -> Vec<crate::world::traffic::Server> {
+    for address in [DATABASE, OTHER] {
+        world.internet.tool(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"]);
+    }
+    let outside = [INTERNET, DATABASE, OTHER].map(|address| (&world.internet, address));
+    let all = outside.into_iter().chain([(&world.node, NODE_LAN)]);
+    let each = all.flat_map(|(at, address)| {
+        every(&[Tcp, Udp], address).into_iter().map(move |(by, (_, port))| (by, at, address, port))
+    });
+    each.map(|(by, at, address, port)| by.serve(at, address, port)).collect()
+}
+
+/// Brings up a function with this policy, and one without. Returns both.
+fn pair(world: &World, egress: &Value) -> [Function; 2] {
+    let open = function("open", &every_transport(PUBLISHED, TARGET));
+    world.start([(with_egress("f", egress), &[]), (open, &[(Tcp, TARGET), (Udp, TARGET)])])
+}
+
+/// Has the program change the policy of the function.
+#[track_caller]
+fn change(world: &World, egress: &Value) {
+    world.riklet(&["up", "-"], &with_egress("f", egress).to_string()).success();
+}
+
+on_every_firewall!(a_policy_names_what_a_function_reaches, |world| {
+    let egress = json!({
+        "default": "none",
+        "allow": ["10.9.5.0/24:7000/tcp", "10.9.6.1:7000-7001", "host:7001/udp"],
+        "deny": ["10.9.6.1:7001/udp"],
+    });
+    if world.firewall != Firewall::Nftables {
+        let refused = world.riklet(&["up", "-"], &with_egress("f", &egress).to_string()).failure(1);
+        let said = "f: network.egress needs the firewall nftables, and this node has ";
+        assert!(refused.contains(said), "{refused}");
+        assert!(world.assert_in_step().is_empty(), "nothing is recorded");
+        return;
+    }
+    let _servers = serve(world);
+    let [function, open] = pair(world, &egress);
+    let allowed = [
+        (Tcp, (DATABASE, 7000)),
+        (Tcp, (OTHER, 7000)),
+        (Tcp, (OTHER, 7001)),
+        (Udp, (OTHER, 7000)),
+        (Udp, (NODE_LAN, 7001)),
+        // Published ports are open to all functions.
+        (Tcp, (NODE_LAN, PUBLISHED)),
+    ];
+    let addresses = [INTERNET, DATABASE, OTHER, NODE_LAN];
+    let all = addresses.into_iter().flat_map(|address| every(&[Tcp, Udp], address));
+    let rest: Vec<_> = all.filter(|to| !allowed.contains(to)).collect();
+    assert_way(&function, &allowed);
+    assert_none(&function, &rest);
+    assert_tcp_prohibited(&function.guest.namespace, (DATABASE, 7001));
+    assert_way(&open, &every(&[Tcp, Udp], INTERNET));
+    assert_none(&open, &every(&[Tcp, Udp], DATABASE));
+    assert_none(&function, &[(Tcp, (open.address(), TARGET))]);
+
+    // The node's reach is not asked for what a policy has a default for.
+    world.riklet(&["repair", "--egress", "all"], "").success();
+    assert_way(&function, &allowed);
+    assert_none(&function, &rest);
+    assert_way(&open, &every(&[Tcp, Udp], DATABASE));
+    assert_way(&open, &every(&[Tcp, Udp], NODE_LAN));
+
+    // A default alone widens and narrows.
+    world.riklet(&["repair", "--egress", "none"], "").success();
+    change(world, &json!({ "default": "all" }));
+    assert_way(&function, &every(&[Tcp, Udp], DATABASE));
+    assert_way(&function, &every(&[Tcp, Udp], NODE_LAN));
+    change(world, &json!({ "default": "internet", "deny": [format!("{INTERNET}:7000/tcp")] }));
+    assert_way(&function, &[(Tcp, (INTERNET, 7001)), (Udp, (INTERNET, 7000))]);
+    assert_none(&function, &[(Tcp, (INTERNET, 7000)), (Tcp, (DATABASE, 7000))]);
+    assert_none(&open, &every(&[Tcp, Udp], INTERNET));
+    world.riklet(&["check"], "").success();
+    world.down(&["f"]);
+    world.riklet(&["check"], "").success();
+});
+
+#[test]
+fn a_changed_policy_ends_only_what_it_no_longer_allows() {
+    let world = &World::new(Firewall::Nftables);
+    let without_policy = function("f", &[]).to_string();
+    for address in [DATABASE, OTHER] {
+        world.internet.tool(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"]);
+    }
+    let wide = json!({ "default": "none", "allow": ["10.9.5.1:7000-7001/tcp", "host:7000/tcp"] });
+    let open = function("open", &every_transport(PUBLISHED, TARGET));
+    let [narrowed, open] = world.start([(with_egress("f", &wide), &[]), (open, &[])]);
+    let connect = |from: &Function, server, to: (Ipv4Addr, u16)| {
+        Connection::new(&from.guest.namespace, to, server, to)
+    };
+    let ended = connect(&narrowed, &world.internet, (DATABASE, 7000));
+    let at_the_host = connect(&narrowed, &world.node, (NODE_LAN, 7000));
+    let kept = connect(&narrowed, &world.internet, (DATABASE, 7001));
+    let of_other = connect(&open, &world.internet, (INTERNET, 7000));
+    let published = Connection::new(
+        &world.client,
+        (NODE_LAN, PUBLISHED),
+        &open.guest.namespace,
+        (open.address(), TARGET),
+    );
+    change(world, &json!({ "default": "none", "allow": ["10.9.5.1:7001/tcp"] }));
+    kept.assert_alive();
+    of_other.assert_alive();
+    published.assert_alive();
+    ended.assert_reset();
+    at_the_host.assert_reset();
+    world.riklet(&["check"], "").success();
+
+    // Without a policy, the node's reach counts.
+    world.riklet(&["up", "-"], &without_policy).success();
+    kept.assert_reset();
+    of_other.assert_alive();
+}
+
+#[test]
+fn a_policy_survives_a_flush_by_repair() {
+    let world = &World::new(Firewall::Nftables);
+    let _servers = serve(world);
+    let [function, _open] = pair(world, &json!({ "default": "none", "allow": ["10.9.5.1:7000"] }));
+    let denied = "element inet riklet allowed { 10.231.0.2 . 0.0.0.0/0 . 0-255 . 0-65535 }";
+    world.node.tool(&["nft", "flush", "set", "inet", "riklet", "reach-none"]);
+    assert_ne!(world.riklet(&["check"], "").code, Some(0), "the policy is missing");
+    world.riklet(&["repair"], "").success();
+    assert_way(&function, &[(Tcp, (DATABASE, 7000))]);
+    assert_none(&function, &[(Tcp, (INTERNET, 7000))]);
+    world.node.tool(&["nft", "flush", "set", "inet", "riklet", "allowed"]);
+    world.node.tool(&[&["nft", "add"], &denied.split(' ').collect::<Vec<_>>()[..]].concat());
+    assert_way(&function, &[(Tcp, (OTHER, 7000))]);
+    world.riklet(&["repair"], "").success();
+    assert_way(&function, &[(Tcp, (DATABASE, 7000))]);
+    assert_none(&function, &[(Tcp, (OTHER, 7000))]);
+    world.riklet(&["check"], "").success();
+}

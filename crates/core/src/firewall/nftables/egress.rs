@@ -1,0 +1,110 @@
+//! The rules for packets of guests that leave by an uplink, or are for the host itself.
+
+use super::{
+    base_ruleset, element,
+    expression::{
+        Expression, accept, by_guest, by_guest_to_host, destination_public, destination_translated,
+        echo_request, established, from_guest, goes_on_with_tcp, is_in, jump, not_to_guest, out_of,
+        reject, reject_port, reset, source, source_in, to_port,
+    },
+    object::{Rule, comment},
+};
+use crate::{
+    firewall::{
+        BaseRuleset,
+        names::nftables::{
+            ALLOWED, DENIED, FORWARD, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE, INPUT, REFUSE,
+            UPLINKS,
+        },
+        ruleset::{MAIL, NAME_SERVERS},
+    },
+    model::Egress,
+};
+
+/// Returns the rules, from where packets are accepted that are part of a connection or were translated. What a policy names
+/// comes first, then reaches of guests' own, then that of the node's guests.
+pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
+    let named = [
+        (REFUSE, "connections that went on", vec![goes_on_with_tcp(), reset()]),
+        (REFUSE, "everything", vec![reject()]),
+        (HOST_REFUSE, "connections that went on", vec![goes_on_with_tcp(), reset()]),
+        (HOST_REFUSE, "everything", vec![reject_port()]),
+        (
+            FORWARD,
+            "allowed",
+            vec![from_guest(), by_guest(), is_in(ALLOWED), not_to_guest(), accept()],
+        ),
+        (FORWARD, "denied", vec![from_guest(), by_guest(), is_in(DENIED), jump(REFUSE)]),
+        (INPUT, "what guests go on with", vec![from_guest(), established(), accept()]),
+        (INPUT, "what others publish", vec![from_guest(), destination_translated(), accept()]),
+        (INPUT, "guests ping the host", vec![from_guest(), echo_request(), accept()]),
+        (INPUT, "allowed", vec![from_guest(), by_guest_to_host(), is_in(HOST_ALLOWED), accept()]),
+        (
+            INPUT,
+            "denied",
+            vec![from_guest(), by_guest_to_host(), is_in(HOST_DENIED), jump(HOST_REFUSE)],
+        ),
+    ];
+    let mut all: Vec<_> =
+        named.into_iter().map(|(chain, text, parts)| rule(chain, text, &parts)).collect();
+    for egress in Egress::ALL.into_iter().filter(|egress| *egress != base_ruleset.egress) {
+        let guests = [from_guest(), source_in(element::guests_of(egress))].concat();
+        all.extend(leaving(base_ruleset, egress, &guests));
+        let text = format!("no more than {egress}");
+        all.push(rule(FORWARD, &text, &[guests.clone(), jump(REFUSE)]));
+        if egress == Egress::All {
+            all.push(rule(INPUT, "guests to the host", &[guests, accept()]));
+        } else {
+            all.extend(to_the_host(egress, &guests));
+        }
+    }
+    let guests = [from_guest(), source(base_ruleset.pool.v4())].concat();
+    all.extend(leaving(base_ruleset, base_ruleset.egress, &guests));
+    all.extend(to_the_host(base_ruleset.egress, &from_guest()));
+    all
+}
+
+fn rule(chain: &str, text: &str, parts: &[Vec<Expression>]) -> Rule {
+    Rule::new(&base_ruleset::name(), chain, comment(text), parts)
+}
+
+/// Returns the rules for packets of IPv4 that these guests send out of the host.
+fn leaving(base_ruleset: &BaseRuleset, egress: Egress, guests: &[Expression]) -> Vec<Rule> {
+    let rule = |text: &str, parts: &[Vec<Expression>]| rule(FORWARD, text, parts);
+    let out = [guests, &out_of(UPLINKS)].concat();
+    let mut rules = match egress {
+        Egress::None => return vec![],
+        Egress::All => vec![rule("guests to the Internet", &[out, accept()])],
+        Egress::Internet => {
+            let names = NAME_SERVERS.map(|(protocol, port)| {
+                let text = format!("guests to name servers by {protocol}");
+                rule(&text, &[out.clone(), to_port(protocol, port), accept()])
+            });
+            let (protocol, port) = MAIL;
+            let mail = [guests.to_vec(), to_port(protocol, port), jump(REFUSE)];
+            let mail = rule("no mail of guests", &mail);
+            let last = rule("guests to the Internet", &[out, destination_public(), accept()]);
+            names.into_iter().chain([mail, last]).collect()
+        }
+    };
+    if base_ruleset.any_uplink {
+        let parts = [guests.to_vec(), not_to_guest(), destination_public(), accept()];
+        rules.push(rule("guests to public addresses", &parts));
+    }
+    rules
+}
+
+/// Returns the rules for packets of these guests to the host itself. Others judge what is accepted here, too.
+fn to_the_host(egress: Egress, guests: &[Expression]) -> Vec<Rule> {
+    let rule = |text: &str, parts: &[Vec<Expression>]| rule(INPUT, text, parts);
+    let names = NAME_SERVERS.map(|(protocol, port)| {
+        let text = format!("guests to name servers by {protocol}");
+        rule(&text, &[guests.to_vec(), to_port(protocol, port), accept()])
+    });
+    let nothing = rule("nothing else to the host", &[guests.to_vec(), jump(HOST_REFUSE)]);
+    match egress {
+        Egress::All => vec![],
+        Egress::Internet => names.into_iter().chain([nothing]).collect(),
+        Egress::None => vec![nothing],
+    }
+}
