@@ -209,6 +209,7 @@ impl NodeError {
             Self::NoIptables => ErrorKind::Host,
             Self::Store(source) if source.is_permission() => ErrorKind::Host,
             Self::Decided { .. }
+            | Self::Fragment(FragmentError::Policy { .. })
             | Self::NoUplink { .. }
             | Self::PoolOverlaps { .. }
             | Self::UnknownAccount { .. } => ErrorKind::Invalid,
@@ -220,6 +221,7 @@ impl NodeError {
     pub(crate) const fn is_unsound(&self) -> bool {
         match self {
             Self::Store(source) => source.is_corrupt(),
+            Self::Fragment(FragmentError::Policy { .. }) => false,
             Self::Setting { .. } | Self::Fragment(_) => true,
             _ => false,
         }
@@ -277,6 +279,11 @@ impl NodeError {
             Self::UnknownAccount { kind: AccountKind::Group, account, .. } => {
                 Some(format!("`groupadd --system {account}`, or write a number"))
             }
+            Self::Fragment(FragmentError::Policy { .. }) => Some(
+                "set firewall to nftables (`--firewall nftables`), for a node with functions after \
+                 `riklet-sdn down --all --purge`"
+                    .to_owned(),
+            ),
             Self::Setting { .. } | Self::Fragment(_) => Some(REBUILD.to_owned()),
         }
     }

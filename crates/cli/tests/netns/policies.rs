@@ -66,9 +66,10 @@ on_every_firewall!(a_policy_names_what_a_function_reaches, |world| {
         "deny": ["10.9.6.1:7001/udp"],
     });
     if world.firewall != Firewall::Nftables {
-        let refused = world.riklet(&["up", "-"], &with_egress("f", &egress).to_string()).failure(1);
+        let refused = world.riklet(&["up", "-"], &with_egress("f", &egress).to_string()).failure(2);
         let said = "f: network.egress needs the firewall nftables, and this node has ";
         assert!(refused.contains(said), "{refused}");
+        assert!(refused.contains("hint: set firewall to nftables"), "{refused}");
         assert!(world.assert_in_step().is_empty(), "nothing is recorded");
         return;
     }
