@@ -107,7 +107,7 @@ pub struct InspectionDocument {
     pub instance: InstanceDocument,
     /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
     pub link: String,
-    /// True if the firewall has its exposures.
+    /// True if the firewall has its exposures and its policy.
     pub exposed: bool,
     /// The differences between the TAP and what it should be.
     pub drift: Vec<String>,

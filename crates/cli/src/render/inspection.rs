@@ -2,6 +2,7 @@ use std::net::IpAddr;
 
 use riklet_api::{InspectionDocument, LinkEnd};
 use riklet_core::model::Addresses;
+use serde_json::Value;
 
 /// Returns a line for each field, exposure and difference.
 pub(crate) fn inspection(found: &InspectionDocument) -> String {
@@ -25,7 +26,41 @@ pub(crate) fn inspection(found: &InspectionDocument) -> String {
     for exposure in &instance.exposures {
         lines.push(("exposure", format!("{exposure} ({exposed})")));
     }
+    if let Some(policy) = policy(&found.definition) {
+        lines.push(("egress", format!("{policy} ({exposed})")));
+    }
     lines.extend(found.drift.iter().map(|line| ("lacks", line.clone())));
     let lines: Vec<_> = lines.iter().map(|(field, value)| format!("{field:9} {value}")).collect();
     lines.join("\n") + "\n"
+}
+
+/// Returns the policy of a definition in one line, if it has one.
+fn policy(definition: &Value) -> Option<String> {
+    let egress = definition.pointer("/spec/function/network/egress")?;
+    let default = egress["default"].as_str().map_or("as the node".to_owned(), str::to_owned);
+    let list = |name: &str| {
+        let words = egress[name].as_array()?.iter().filter_map(Value::as_str);
+        Some(format!("{name} {}", words.collect::<Vec<_>>().join(" ")))
+    };
+    let parts = [Some(default), list("allow"), list("deny")].into_iter().flatten();
+    Some(parts.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_is_one_line() {
+        let policy = |egress: Value| {
+            policy(&json!({ "spec": { "function": { "network": { "egress": egress } } } }))
+        };
+        let whole =
+            json!({ "default": "none", "allow": ["10.0.0.1:443", "host"], "deny": ["10.0.0.2"] });
+        assert_eq!(policy(whole).unwrap(), "none, allow 10.0.0.1:443 host, deny 10.0.0.2");
+        assert_eq!(policy(json!({})).unwrap(), "as the node");
+        assert_eq!(super::policy(&json!({ "spec": { "function": {} } })), None);
+    }
 }

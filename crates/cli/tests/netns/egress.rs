@@ -8,7 +8,7 @@ use crate::{
         Firewall, INTERNET, NODE_LAN, NODE_OTHER, NODE_UPLINK, World,
         function::{Function, function},
         on_every_firewall,
-        traffic::{PATIENCE, assert_tcp_prohibited, ping, tcp_ask, udp_ask},
+        traffic::{PATIENCE, assert_tcp_refused, ping, tcp_ask, udp_ask},
         transport::{
             Transport::{self, Tcp, Udp},
             assert_no_way, assert_refused,
@@ -89,7 +89,7 @@ on_every_firewall!(guests_reach_the_internet_and_neither_the_host_nor_private_ne
     assert_published(world, &pair);
     if world.firewall == Firewall::Nftables {
         for to in [(PRIVATE[2], SERVICE), (INTERNET, MAIL)] {
-            assert_tcp_prohibited(&guest.guest.namespace, to);
+            assert_tcp_refused(&guest.guest.namespace, to);
         }
         assert_refused(Tcp, &guest.guest.namespace, (NODE_LAN, SERVICE));
         assert_refused(Udp, &guest.guest.namespace, (NODE_LAN, SERVICE));

@@ -1,6 +1,14 @@
 //! What a function's own policy allows and denies, beside functions without one.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    os::fd::OwnedFd,
+};
+
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, socket_with,
+};
 
 use serde_json::{Value, json};
 
@@ -9,9 +17,11 @@ use crate::{
     world::{
         Firewall, INTERNET, NODE_LAN, World,
         function::{Function, every_transport, function},
+        namespace::Namespace,
         on_every_firewall,
-        traffic::{Connection, assert_tcp_prohibited},
+        traffic::{Connection, PATIENCE, SILENCE, assert_tcp_refused, ping},
         transport::Transport::{self, Tcp, Udp},
+        wait_for,
     },
 };
 
@@ -89,7 +99,7 @@ on_every_firewall!(a_policy_names_what_a_function_reaches, |world| {
     let rest: Vec<_> = all.filter(|to| !allowed.contains(to)).collect();
     assert_way(&function, &allowed);
     assert_none(&function, &rest);
-    assert_tcp_prohibited(&function.guest.namespace, (DATABASE, 7001));
+    assert_tcp_refused(&function.guest.namespace, (DATABASE, 7001));
     assert_way(&open, &every(&[Tcp, Udp], INTERNET));
     assert_none(&open, &every(&[Tcp, Udp], DATABASE));
     assert_none(&function, &[(Tcp, (open.address(), TARGET))]);
@@ -157,17 +167,65 @@ fn a_policy_survives_a_flush_by_repair() {
     let world = &World::new(Firewall::Nftables);
     let _servers = serve(world);
     let [function, _open] = pair(world, &json!({ "default": "none", "allow": ["10.9.5.1:7000"] }));
-    let denied = "element inet riklet allowed { 10.231.0.2 . 0.0.0.0/0 . 0-255 . 0-65535 }";
+    let shown = || world.riklet(&["inspect", "f"], "").success();
+    let policy = "egress    none, allow 10.9.5.1:7000";
+    assert!(shown().contains(&format!("{policy} (in the firewall)\n")), "{}", shown());
+    let wider = "element inet riklet allowed { 10.231.0.2 . 0.0.0.0/0 . 0-255 . 0-65535 }";
     world.node.tool(&["nft", "flush", "set", "inet", "riklet", "reach-none"]);
     assert_ne!(world.riklet(&["check"], "").code, Some(0), "the policy is missing");
+    assert!(shown().contains(&format!("{policy} (MISSING in the firewall)\n")), "{}", shown());
     world.riklet(&["repair"], "").success();
     assert_way(&function, &[(Tcp, (DATABASE, 7000))]);
     assert_none(&function, &[(Tcp, (INTERNET, 7000))]);
     world.node.tool(&["nft", "flush", "set", "inet", "riklet", "allowed"]);
-    world.node.tool(&[&["nft", "add"], &denied.split(' ').collect::<Vec<_>>()[..]].concat());
+    world.node.tool(&[&["nft", "add"], &wider.split(' ').collect::<Vec<_>>()[..]].concat());
     assert_way(&function, &[(Tcp, (OTHER, 7000))]);
     world.riklet(&["repair"], "").success();
     assert_way(&function, &[(Tcp, (DATABASE, 7000))]);
     assert_none(&function, &[(Tcp, (OTHER, 7000))]);
     world.riklet(&["check"], "").success();
+}
+
+/// A packet that ends before the place of a port has none to look for.
+#[test]
+fn what_is_denied_is_denied_to_packets_without_ports() {
+    let world = &World::new(Firewall::Nftables);
+    for address in [DATABASE, OTHER] {
+        world.internet.tool(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"]);
+    }
+    let [function, _open] =
+        pair(world, &json!({ "default": "all", "deny": [DATABASE.to_string(), "host"] }));
+    let [guest, far, node] =
+        [&function.guest.namespace, &world.internet, &world.node].map(raw_socket);
+    for length in 0..9 {
+        for to in [DATABASE, NODE_LAN, function.gateway()] {
+            let to = SocketAddr::from((to, 0));
+            // It may be told of the one before.
+            let sent =
+                || rustix::net::sendto(&guest, &[7; 8][..length.min(8)], SendFlags::empty(), &to);
+            sent().or_else(|_refused| sent()).expect("a packet");
+        }
+    }
+    let to = SocketAddr::from((OTHER, 0));
+    let sent = || rustix::net::sendto(&guest, &[7; 8], SendFlags::empty(), &to);
+    sent().or_else(|_refused| sent()).expect("a packet");
+    let first = wait_for("the packet that is allowed", PATIENCE, || destination(&far));
+    assert_eq!(first, OTHER, "it is the first that arrives");
+    assert_eq!(destination(&node), None, "the host hears nothing");
+    assert!(!ping(&function.guest.namespace, NODE_LAN, SILENCE), "nor an echo request");
+}
+
+/// Opens a socket for packets of a protocol that nobody uses (RFC 3692).
+fn raw_socket(namespace: &Namespace) -> OwnedFd {
+    let protocol = NonZeroU32::new(253).map(Protocol::from_raw);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = || socket_with(AddressFamily::INET, SocketType::RAW, flags, protocol);
+    namespace.run(|| socket().expect("a raw socket"))
+}
+
+/// Returns the destination of the next packet, which comes with its header (raw(7)).
+fn destination(socket: &OwnedFd) -> Option<Ipv4Addr> {
+    let mut packet = [0; 64];
+    rustix::net::recv(socket, &mut packet, RecvFlags::empty()).ok()?;
+    packet[16..20].first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets))
 }

@@ -56,6 +56,8 @@ pub mod nftables {
     pub const REFUSE: &str = "refuse";
     /// The chain that refuses what guests send to the host, as the host does where nobody listens.
     pub const HOST_REFUSE: &str = "host-refuse";
+    /// The chain that drops what guests send without a whole header of a protocol with ports.
+    pub const WHOLE: &str = "whole";
     /// The set of the destinations that guests reach whatever their reach is.
     pub const ALLOWED: &str = "allowed";
     /// The set of the destinations that guests do not reach whatever their reach is.

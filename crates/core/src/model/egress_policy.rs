@@ -137,8 +137,9 @@ impl FromStr for Destination {
         }
         // A protocol is the last word after a slash that is no length of a prefix.
         let (rest, protocol) = match text.rsplit_once('/') {
-            Some((rest, word)) if !word.starts_with(|first: char| first.is_ascii_digit()) => {
-                let known = Self::WITH_PORTS.into_iter().find(|known| known.as_str() == word);
+            Some((rest, word)) if word.starts_with(|first: char| first.is_ascii_alphabetic()) => {
+                let is_it = |known: &Protocol| known.as_str().eq_ignore_ascii_case(word);
+                let known = Self::WITH_PORTS.into_iter().find(is_it);
                 let found = || DestinationError::Protocol { found: word.to_owned() };
                 (rest, Some(known.ok_or_else(found)?))
             }
@@ -199,6 +200,7 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Destination>().unwrap().to_string(), text);
         }
+        assert_eq!("host:80/TCP".parse::<Destination>().unwrap().to_string(), "host:80/tcp");
         assert_eq!("192.0.2.7/32".parse::<Destination>().unwrap().to_string(), "192.0.2.7");
     }
 
@@ -206,7 +208,8 @@ mod tests {
     fn what_is_no_destination_is_named() {
         let refused = |text: &str| text.parse::<Destination>().unwrap_err().to_string();
         let form = "is not a destination such as 10.0.5.0/24, 192.0.2.7:443, 10.0.5.0/24:5000-5010/tcp or host:9000/tcp";
-        for text in ["", "10.0.5", "10.0.5.0/33", ":80", "10.0.5.0/24/8"] {
+        for text in ["", "10.0.5", "10.0.5.0/33", ":80", "10.0.5.0/24/8", "1.2.3.4/", "1.2.3.4/-1"]
+        {
             assert_eq!(refused(text), format!("{text:?} {form}"));
         }
         let name = "is a name; destinations are IPv4 addresses, networks and \"host\" as yet";

@@ -214,23 +214,6 @@ pub(crate) fn assert_tcp_refused(namespace: &Namespace, target: impl Into<Socket
     assert!(refused, "a connection to {target} should be refused: {result:?}");
 }
 
-/// Asserts that a connection is refused at once as prohibited on its way (ICMP, code 13: icmp(7)).
-#[track_caller]
-pub(crate) fn assert_tcp_prohibited(namespace: &Namespace, target: impl Into<SocketAddr>) {
-    let target = target.into();
-    wait_for(&format!("an answer to a connection to {target}"), PATIENCE, || {
-        let result = tcp_connect(namespace, target, PATIENCE).map_err(|error| {
-            // `connect_timeout` may find a socket closed that has no error any more.
-            error.raw_os_error().map(io::Error::from_raw_os_error)
-        });
-        match result {
-            Err(None) => None,
-            Err(Some(error)) if error.kind() == ErrorKind::HostUnreachable => Some(()),
-            other => panic!("a connection to {target} should be prohibited: {other:?}"),
-        }
-    });
-}
-
 /// Asserts that no connection is established, whether it is refused, rejected on the way or not answered.
 #[track_caller]
 pub(crate) fn assert_tcp_closed(namespace: &Namespace, target: impl Into<SocketAddr>) {

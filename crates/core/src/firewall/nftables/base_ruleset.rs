@@ -30,7 +30,7 @@ use crate::{
                 ALLOWED, ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, DENIED, EXPOSURES,
                 FLOWS, FORWARD, HAIRPIN, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE, INPUT, OUTPUT,
                 POSTROUTING, PREROUTING, RANGES, RATES, REACH_ALL, REACH_INTERNET, REACH_NONE,
-                REFUSE, TABLE, TABLE_COMMENT, TRACK, UPLINKS, priority,
+                REFUSE, TABLE, TABLE_COMMENT, TRACK, UPLINKS, WHOLE, priority,
             },
         },
     },
@@ -55,7 +55,7 @@ const MOST_GUESTS: u32 = 1 << u16::BITS;
 const REFILLED: u64 = 60_000;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0xf100_cb61_9f4b_5505;
+const VERSION: u64 = 0xc3d7_5480_f77d_20ce;
 
 /// Returns the name of our table.
 #[must_use]
@@ -214,6 +214,7 @@ fn hooks(base_ruleset: &BaseRuleset) -> impl Iterator<Item = (&'static str, Opti
         (CHAIN, None),
         (REFUSE, None),
         (HOST_REFUSE, None),
+        (WHOLE, None),
         (ANTISPOOF, base("filter", InetHookNumber::PreRouting, priority::RAW)),
         (TRACK, base("filter", InetHookNumber::PreRouting, priority::AFTER_DSTNAT)),
         (PREROUTING, base("nat", InetHookNumber::PreRouting, priority::BEFORE_DSTNAT)),
@@ -528,8 +529,8 @@ mod tests {
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
         assert_eq!(of(CHAIN), 7);
         assert_eq!(of(OUTPUT), 2);
-        assert_eq!(of(INPUT), 10);
-        assert_eq!(of(FORWARD), 19);
+        assert_eq!(of(INPUT), 11);
+        assert_eq!(of(FORWARD), 20);
         assert_eq!(of(REFUSE), 7);
     }
 }

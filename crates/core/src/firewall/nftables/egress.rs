@@ -3,9 +3,9 @@
 use super::{
     base_ruleset, element,
     expression::{
-        Expression, accept, by_guest, by_guest_to_host, destination_public, destination_translated,
-        echo_request, established, from_guest, goes_on_with_tcp, is_in, jump, not_to_guest, out_of,
-        reject, reject_port, reset, source, source_in, to_port,
+        Expression, accept, back, by_guest, by_guest_to_host, destination_public,
+        destination_translated, drop, echo_request, established, from_guest, has_ports, is_in,
+        jump, not_to_guest, out_of, reject, reject_port, reset, source, source_in, tcp, to_port,
     },
     object::{Rule, comment},
 };
@@ -14,7 +14,7 @@ use crate::{
         BaseRuleset,
         names::nftables::{
             ALLOWED, DENIED, FORWARD, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE, INPUT, REFUSE,
-            UPLINKS,
+            UPLINKS, WHOLE,
         },
         ruleset::{MAIL, NAME_SERVERS},
     },
@@ -25,10 +25,14 @@ use crate::{
 /// comes first, then reaches of guests' own, then that of the node's guests.
 pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let named = [
-        (REFUSE, "connections that went on", vec![goes_on_with_tcp(), reset()]),
-        (REFUSE, "everything", vec![reject()]),
-        (HOST_REFUSE, "connections that went on", vec![goes_on_with_tcp(), reset()]),
-        (HOST_REFUSE, "everything", vec![reject_port()]),
+        (REFUSE, "connections", vec![tcp(), reset()]),
+        (REFUSE, "everything else", vec![reject()]),
+        (HOST_REFUSE, "connections", vec![tcp(), reset()]),
+        (HOST_REFUSE, "everything else", vec![reject_port()]),
+        // What is named has ports, whatever the protocol: a packet that is too short for them would pass it by.
+        (WHOLE, "long enough for ports", vec![has_ports(), back()]),
+        (WHOLE, "too short for ports", vec![drop()]),
+        (FORWARD, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
         (
             FORWARD,
             "allowed",
@@ -37,13 +41,14 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         (FORWARD, "denied", vec![from_guest(), by_guest(), is_in(DENIED), jump(REFUSE)]),
         (INPUT, "what guests go on with", vec![from_guest(), established(), accept()]),
         (INPUT, "what others publish", vec![from_guest(), destination_translated(), accept()]),
-        (INPUT, "guests ping the host", vec![from_guest(), echo_request(), accept()]),
+        (INPUT, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
         (INPUT, "allowed", vec![from_guest(), by_guest_to_host(), is_in(HOST_ALLOWED), accept()]),
         (
             INPUT,
             "denied",
             vec![from_guest(), by_guest_to_host(), is_in(HOST_DENIED), jump(HOST_REFUSE)],
         ),
+        (INPUT, "guests ping the host", vec![from_guest(), echo_request(), accept()]),
     ];
     let mut all: Vec<_> =
         named.into_iter().map(|(chain, text, parts)| rule(chain, text, &parts)).collect();

@@ -279,15 +279,15 @@ pub(super) fn begins_connection() -> Vec<Expression> {
     ]
 }
 
-/// `tcp flags syn,rst == 0`
-pub(super) fn goes_on_with_tcp() -> Vec<Expression> {
-    vec![
-        meta(MetaKey::L4Proto, Register::Reg1),
-        equals(&[TCP]),
-        payload(TCP_FLAGS, Register::Reg1),
-        mask([SYN | RST]),
-        equals(&[0]),
-    ]
+/// `meta l4proto tcp`
+pub(super) fn tcp() -> Vec<Expression> {
+    vec![meta(MetaKey::L4Proto, Register::Reg1), equals(&[TCP])]
+}
+
+/// `th dport >= 0`, which a packet is not that ends before
+pub(super) fn has_ports() -> Vec<Expression> {
+    let compared = compare(Operator::GreatherThanEqual, &[0, 0]);
+    vec![payload(DESTINATION_PORT, Register::Reg1), compared]
 }
 
 /// `tcp option maxseg size set <bytes>`. The kernel makes no size larger.
@@ -608,6 +608,11 @@ fn reject_with(code: u8) -> Vec<Expression> {
     const BY_FAMILY: u32 = 2;
     // NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE
     vec![other_with_octet("reject", &[(1, BY_FAMILY)], (2, code))]
+}
+
+/// `return`
+pub(super) fn back() -> Vec<Expression> {
+    vec![verdict(vec![VerdictAttribute::Code(Verdict::Return)])]
 }
 
 /// `jump <chain>`
