@@ -77,7 +77,9 @@ impl fmt::Display for Step {
             Self::RemoveRule(rule) => write!(f, "- routing rule {rule}"),
             Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
             Self::ForgetFlows(flows) => {
-                let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();
+                // Those that a policy refuses are many blocks of one guest.
+                let mut lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();
+                lines.dedup();
                 join(f, &lines, "\n")
             }
             Self::DrainLinks(names) => out_of_service(f, names.keys()),
@@ -134,7 +136,7 @@ impl fmt::Display for Flows {
             &Self::Exposed { protocol, host_address, host_ports, guest, guest_ports } => {
                 Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports }.fmt(f)
             }
-            Self::Sent { guest, to } => write!(f, "of guest {guest} to {to}"),
+            Self::Sent { guest, .. } => write!(f, "of guest {guest} that its policy refuses"),
             Self::Untranslated { protocol, address: Some(address), ports, .. } => {
                 write!(f, "{protocol} to {}:{ports}, untranslated", Bracketed(*address))
             }

@@ -7,6 +7,7 @@ use crate::{
         Account, Egress, EgressPolicy, Execution, Exposure, Family, FlowLimit, Function, Kind,
         OwnerId, PortRange, Protocol, Queues, Workload,
     },
+    reach::Block,
     routing::UplinkMarks,
     workload::{self, NodeFacts},
 };
@@ -328,10 +329,19 @@ fn what_a_changed_policy_no_longer_allows_is_forgotten() {
     insta::assert_snapshot!(plan(&wanted, &before), @"
     - firewall: allow 10.231.0.2 -> 0.0.0.0-255.255.255.255/tcp
     + firewall: allow 10.231.0.2 -> 0.0.0.0-127.255.255.255/tcp
-    - flows: of guest 10.231.0.2 to 0.0.0.0-127.255.255.255/0-5
-    - flows: of guest 10.231.0.2 to 0.0.0.0-127.255.255.255/7-255
-    - flows: of guest 10.231.0.2 to 128.0.0.0-255.255.255.255
+    - flows: of guest 10.231.0.2 that its policy refuses
     ");
+    let refused = |steps: &[Step], to: &str, protocol| {
+        let packet = Block::of_packet(to.parse().unwrap(), protocol, Some(80));
+        let sent = Flows::Sent { guest: [10, 231, 0, 2].into(), to: packet };
+        steps.iter().any(|step| match step {
+            Step::ForgetFlows(flows) => flows.iter().any(|flows| flows.contains(&sent)),
+            _ => false,
+        })
+    };
+    let steps = plan(&wanted, &before).steps;
+    assert!(!refused(&steps, "9.9.9.9", 6) && refused(&steps, "9.9.9.9", 17));
+    assert!(refused(&steps, "192.0.2.1", 6));
     // It has sent nothing yet.
     wanted.beginning = [Slot::new(0)].into();
     let steps = plan(&wanted, &before).steps;
