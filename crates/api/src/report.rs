@@ -44,7 +44,7 @@ pub struct RebuiltDocument {
     pub set_aside: Option<PathBuf>,
     /// The names of the instances that were recorded anew.
     pub recovered: Vec<String>,
-    /// Those of them whose alias had no room for all exposures.
+    /// Those of them that lost exposures, for which their alias had no room, or a policy.
     pub incomplete: Vec<String>,
     /// The names of the instances whose record could not be read, and that have no interface: they are recorded no longer.
     pub lost: Vec<String>,

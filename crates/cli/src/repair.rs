@@ -28,7 +28,7 @@ pub(crate) fn recovered(
     }
     for name in &rebuilt.incomplete {
         output.remark(&format!(
-            "warning: {name} lost exposures that its alias had no room for; bring it up again from its file"
+            "warning: {name} lost exposures that its alias had no room for, or its policy, without which it reaches nothing; bring it up again from its file"
         ));
     }
     for name in &rebuilt.lost {

@@ -52,7 +52,8 @@ pub struct Rebuilt {
     pub set_aside: Option<PathBuf>,
     /// The instances that were recorded anew.
     pub recovered: Vec<InstanceName>,
-    /// The recovered instances that lost exposures because their alias had no room for them.
+    /// The recovered instances that lost exposures because their alias had no room for them, or a policy. With a policy,
+    /// they reach nothing until they are brought up again.
     pub incomplete: Vec<InstanceName>,
     /// The instances whose record could not be read, and that have no interface of ours: they are recorded no longer.
     pub lost: Vec<InstanceName>,

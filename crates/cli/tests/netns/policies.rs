@@ -186,6 +186,29 @@ fn a_policy_survives_a_flush_by_repair() {
     world.riklet(&["check"], "").success();
 }
 
+#[test]
+fn a_function_whose_policy_is_lost_reaches_nothing() {
+    let world = &World::new(Firewall::Nftables);
+    let _servers = serve(world);
+    let egress = json!({ "default": "internet", "allow": ["10.9.5.1:7000"] });
+    let [function, open] = pair(world, &egress);
+    let allowed = [(Tcp, (DATABASE, 7000)), (Tcp, (INTERNET, 7000))];
+    assert_way(&function, &allowed);
+    let state = world.directory.path().join("state");
+    for file in ["riklet-sdn.db", "riklet-sdn.db-journal"] {
+        world.node.tool(&["rm", &state.join(file).display().to_string()]);
+    }
+    let rebuilt = world.riklet(&["repair", "--rebuild"], "");
+    assert!(rebuilt.stderr.contains("warning: f lost "), "{rebuilt}");
+    assert!(!rebuilt.stderr.contains("open lost"), "{rebuilt}");
+    assert_none(&function, &allowed);
+    assert_way(&function, &[(Tcp, (NODE_LAN, PUBLISHED))]);
+    assert_way(&open, &every(&[Tcp, Udp], INTERNET));
+    change(world, &egress);
+    assert_way(&function, &allowed);
+    world.riklet(&["check"], "").success();
+}
+
 /// A packet that ends before the place of a port has none to look for.
 #[test]
 fn what_is_denied_is_denied_to_packets_without_ports() {

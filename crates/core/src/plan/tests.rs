@@ -419,7 +419,7 @@ fn an_adopted_open_tap_stays_with_its_instance() {
     let theirs = Owner::new(OwnerId::new(2), "/run/other");
     let mut observed = after(&wanted);
     let link = observed.links.get_mut(&Slot::new(0)).unwrap();
-    link.alias = Some(alias::render(&theirs, Kind::Function, &"b".parse().unwrap(), &[]));
+    link.alias = Some(alias::render(&theirs, (Kind::Function, &"b".parse().unwrap()), false, &[]));
     let steps = plan(&wanted, &observed).steps;
     assert!(matches!(&*steps, [Step::SetAlias(..)]), "nobody has it open: {steps:?}");
     observed.links.get_mut(&Slot::new(0)).unwrap().open = true;

@@ -1,7 +1,7 @@
 //! The alias of an interface, which marks it as ours, names its owner, and allows a lost store to be rebuilt.
 //!
-//! `riklet-sdn@OWNER:[KIND/]NAME[ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the identifier of the
-//! state directory (16 hexadecimal digits), DIRECTORY its path: it is present only if all exposures leave room for it,
+//! `riklet-sdn@OWNER:[KIND/]NAME[ egress][ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the identifier of the
+//! state directory (16 hexadecimal digits), `egress` stands for a policy, which has no room here, and DIRECTORY is its path: it is present only if all exposures leave room for it,
 //! and the comment of the firewall's table or jumps always has it. ` ...` follows the exposures if not all of them fit.
 //!
 //! Earlier versions wrote `riklet-sdn:NAME…`, which names no owner ([`Mark::Unsigned`]).
@@ -16,6 +16,8 @@ const MARK: &str = "riklet-sdn";
 const UNNAMED: Kind = Kind::Function;
 /// The end of an alias in which exposures are missing.
 const CUT: &str = " ...";
+/// The word for a policy.
+const POLICY: &str = "egress";
 /// `IFALIASZ` of `<linux/if.h>`, less the final NUL.
 const MAX_LENGTH: usize = 255;
 
@@ -28,17 +30,25 @@ pub struct Marked {
     pub mark: Mark,
     /// The instance's name.
     pub name: InstanceName,
+    /// True if it has a policy: which one is lost.
+    pub policy: bool,
     /// Its exposures, as many as there was room for.
     pub exposures: Vec<Exposure>,
-    /// True if these are all.
+    /// True if nothing of these is missing.
     pub complete: bool,
 }
 
-/// Returns the alias of this instance's interface, at most 255 bytes.
+/// Returns the alias of this instance's interface, at most 255 bytes. `policy` is true if it has one.
 #[must_use]
-pub fn render(owner: &Owner, kind: Kind, name: &InstanceName, exposures: &[Exposure]) -> String {
+pub fn render(
+    owner: &Owner,
+    (kind, name): (Kind, &InstanceName),
+    policy: bool,
+    exposures: &[Exposure],
+) -> String {
     let kind = if kind == UNNAMED { String::new() } else { format!("{kind}/") };
-    let mut alias = format!("{}{kind}{name}", signature(owner));
+    let policy = if policy { format!(" {POLICY}") } else { String::new() };
+    let mut alias = format!("{}{kind}{name}{policy}", signature(owner));
     for (index, exposure) in exposures.iter().enumerate() {
         let address =
             exposure.host_address().map(|a| format!("{}:", Bracketed(a))).unwrap_or_default();
@@ -88,15 +98,16 @@ pub fn parse(alias: &str) -> Option<Marked> {
         Some(cut) => (cut, false),
         None => (text, true),
     };
-    let mut words = text.split(' ');
+    let mut words = text.split(' ').peekable();
     let word = words.next()?;
+    let policy = words.next_if_eq(&POLICY).is_some();
     let (kind, name) = match word.split_once('/') {
         Some((kind, name)) => (Kind::from_name(kind)?, name),
         None => (UNNAMED, word),
     };
     let name = name.parse().ok()?;
     let exposures = words.map(parse_exposure).collect::<Option<_>>()?;
-    Some(Marked { kind, mark, name, exposures, complete })
+    Some(Marked { kind, mark, name, policy, exposures, complete: complete && !policy })
 }
 
 /// Returns the mark of an alias, and the text between it and the directory.
@@ -154,7 +165,7 @@ mod tests {
         let exposures =
             vec![exposure(None, "8000-8010", "1-11"), exposure(Some("192.0.2.1"), "53", "5353")];
         let owner = owner("/run/riklet sdn");
-        let alias = render(&owner, Kind::Function, &name, &exposures);
+        let alias = render(&owner, (Kind::Function, &name), false, &exposures);
         assert_eq!(
             alias,
             "riklet-sdn@00000000000000ab:my.function-2 udp:8000-8010:1-11 udp:192.0.2.1:53:5353 \
@@ -164,9 +175,22 @@ mod tests {
         assert_eq!(mark(Some(&reserved(&owner))), Some(owner.mark()));
         assert_eq!(parse(&reserved(&owner)), None, "of no instance");
         let (mark, kind) = (owner.mark(), Kind::Function);
-        let expected = Marked { kind, mark, name, exposures, complete: true };
+        let expected = Marked { kind, mark, name, policy: false, exposures, complete: true };
         assert_eq!(parse(&alias), Some(expected));
         assert_eq!(parse("riklet-sdn@00000000000000ab:hello nonsense"), None);
+    }
+
+    #[test]
+    fn an_alias_says_that_there_is_a_policy() {
+        let (owner, name) = (owner("/run/x"), "egress".parse().unwrap());
+        let exposures = [exposure(None, "53", "53")];
+        let alias = render(&owner, (Kind::Function, &name), true, &exposures);
+        assert_eq!(alias, "riklet-sdn@00000000000000ab:egress egress udp:53:53 /run/x");
+        let marked = parse(&alias).unwrap();
+        assert_eq!((marked.name, marked.policy, marked.complete), (name.clone(), true, false));
+        assert_eq!(marked.exposures, exposures);
+        let marked = parse(&render(&owner, (Kind::Function, &name), false, &[])).unwrap();
+        assert_eq!((marked.name, marked.policy, marked.complete), (name, false, true));
     }
 
     #[test]
@@ -189,7 +213,7 @@ mod tests {
             let owner = owner(&directory);
             for count in 0..all.len() {
                 let some: Vec<_> = all.iter().take(count).copied().collect();
-                let alias = render(&owner, Kind::Function, &name, &some);
+                let alias = render(&owner, (Kind::Function, &name), false, &some);
                 assert!(alias.len() <= MAX_LENGTH, "{count}: {}", alias.len());
                 let marked = parse(&alias).unwrap();
                 assert_eq!(marked.complete, marked.exposures.len() == count);

@@ -9,7 +9,7 @@ use crate::{
     },
     firewall::Backend,
     link::Tap,
-    model::{EgressPolicy, Execution, Exposure, InstanceName, Slot},
+    model::{Egress, EgressPolicy, Execution, Exposure, InstanceName, Slot},
 };
 
 /// The fields of `spec`, and those of `spec.function`.
@@ -66,7 +66,8 @@ impl Implementation for Function {
             name: marked.name.clone(),
             execution: parts::execution(tap),
             exposures: marked.exposures.clone(),
-            egress: None,
+            // Which policy it had is lost: it reaches nothing until its definition comes again.
+            egress: marked.policy.then(|| EgressPolicy::new(Some(Egress::None), vec![], vec![])),
         }
     }
 

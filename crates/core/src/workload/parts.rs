@@ -20,7 +20,7 @@ pub(super) fn fragment(
     node: &NodeFacts,
 ) -> Result<Fragment, FragmentError> {
     let (name, exposures) = (workload.name(), workload.exposures());
-    let alias = alias::render(&node.owner, kind, name, exposures);
+    let alias = alias::render(&node.owner, (kind, name), workload.egress().is_some(), exposures);
     let (link, addresses) = link(slot, node, alias, tap)?;
     let entries = entries(name, exposures, node.pool, addresses)?;
     Ok(Fragment { link, addresses, entries })

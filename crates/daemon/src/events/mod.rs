@@ -312,7 +312,7 @@ impl Events {
     pub(super) fn adopted(&self, rebuilt: &Rebuilt) {
         for name in &rebuilt.recovered {
             let lost = if rebuilt.incomplete.contains(name) {
-                "; it lost exposures that its alias had no room for: bring it up again from its file"
+                "; it lost exposures that its alias had no room for, or its policy: bring it up again from its file"
             } else {
                 ""
             };

@@ -175,7 +175,7 @@ fn an_open_tap_is_not_given_to_another_instance() {
     // A process has opened a leaked TAP of ours, of the function `f0`.
     let leaked = |node: &TestNode| {
         let owner = node.owner().unwrap();
-        let alias = alias::render(&owner, Kind::Function, &name("f0"), &[]);
+        let alias = alias::render(&owner, (Kind::Function, &name("f0")), false, &[]);
         let open = LinkState { alias: Some(alias), open: true, ..foreign_link(&interface(0)) };
         node.kernel.system().links.insert(interface(0), open);
     };
