@@ -162,6 +162,12 @@ fn named(policy: &EgressPolicy, place: fn(Place) -> Option<Ipv4Net>) -> Vec<(Blo
     separate([blocks(policy.deny(), false), blocks(policy.allow(), true)].concat())
 }
 
+/// Returns the number of blocks of a policy: lists that overlap much have many more than destinations.
+#[must_use]
+pub fn count(policy: &EgressPolicy) -> usize {
+    named(policy, network).len() + named(policy, host).len()
+}
+
 /// Returns the entries of a policy for this guest.
 #[must_use]
 pub fn entries(policy: &EgressPolicy, guest: IpAddr) -> Vec<Entry> {
@@ -221,10 +227,12 @@ pub fn widening(policy: &EgressPolicy, of_node: Egress) -> Option<Widening> {
         Egress::All => 2,
     };
     let default = policy.default_reach().filter(|reach| rank(*reach) > rank(of_node));
-    let beyond = refused(&[], of_node);
+    // What is allowed is reached by any interface, and not only by the uplinks.
+    let mut beyond = refused(&[], of_node);
+    beyond.extend(SPECIAL_RANGES.map(Block::of_network));
     let names = NAME_SERVERS.map(|(_, port)| PortRange::single(port));
     let is_wider = |to: &&Destination| match (to.place(), of_node) {
-        (_, Egress::All) => false,
+        (Place::Host, Egress::All) => false,
         (Place::Host, Egress::Internet) => !names.contains(&to.ports()),
         (Place::Host, _) => true,
         (Place::Network(_), _) => {
@@ -379,17 +387,21 @@ mod tests {
             widening(&policy(default, allow, &[]), of_node).map(|wider| wider.to_string())
         };
         let (internet, all, none) = (Egress::Internet, Egress::All, Egress::None);
-        assert_eq!(
-            said(Some(none), &["1.1.1.1:443", "10.0.0.1:53", "host:53/udp"], internet),
-            None
-        );
+        assert_eq!(said(Some(none), &["1.1.1.1:443", "1.1.1.1:53", "host:53/udp"], internet), None);
         assert_eq!(said(Some(internet), &[], internet), None);
-        assert_eq!(said(Some(all), &["10.0.0.0/8", "host"], all), None);
+        assert_eq!(said(Some(all), &["1.0.0.0/8", "host"], all), None);
+        assert_eq!(said(None, &["10.0.0.0/8"], all).unwrap(), "allow 10.0.0.0/8");
         assert_eq!(said(Some(all), &[], internet).unwrap(), "default all");
         assert_eq!(said(Some(internet), &[], none).unwrap(), "default internet");
-        for allow in
-            ["10.0.0.1:443", "0.0.0.0/0", "169.254.169.254", "1.1.1.1:25/tcp", "host:22", "host"]
-        {
+        for allow in [
+            "10.0.0.1:443",
+            "10.0.0.1:53",
+            "0.0.0.0/0",
+            "169.254.169.254",
+            "1.1.1.1:25/tcp",
+            "host:22",
+            "host",
+        ] {
             assert_eq!(said(None, &[allow], internet).unwrap(), format!("allow {allow}"));
         }
         assert_eq!(said(None, &["1.1.1.1:443"], none).unwrap(), "allow 1.1.1.1:443");

@@ -182,6 +182,11 @@ pub enum Reason {
     Destination(#[from] DestinationError),
     #[error("{found} destinations; a list has at most {}", EgressPolicy::MAX)]
     Destinations { found: usize },
+    #[error(
+        "what is allowed and denied overlaps so that it falls into {found} blocks; at most {} fit",
+        EgressPolicy::MAX_BLOCKS
+    )]
+    Blocks { found: usize },
     #[error(transparent)]
     Conflict(#[from] ExecutionConflict),
 }

@@ -341,6 +341,11 @@ fn a_policy_of_egress_is_read_and_written() {
     assert!(
         refused("{ deny: 10.0.0.1 }").contains("expected a list of destinations, found a string")
     );
+    let all = |one: fn(u8) -> String| (0..40).map(one).collect::<Vec<_>>().join(", ");
+    let wide = all(|n| format!("\"10.0.0.0/8:{0}000-{0}900\"", n + 1));
+    let narrow = all(|n| format!("10.{}.0.0/16:1-60000", n * 5));
+    let blocks = refused(&format!("{{ allow: [{wide}], deny: [{narrow}] }}"));
+    assert!(blocks.contains("egress: what is allowed and denied overlaps"), "{blocks}");
     let many = vec!["10.0.0.1"; 65].join(", ");
     assert!(
         refused(&format!("{{ deny: [{many}] }}"))

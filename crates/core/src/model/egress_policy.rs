@@ -75,6 +75,9 @@ impl EgressPolicy {
     /// The most destinations that one policy names, allowed and denied each.
     pub const MAX: usize = 64;
 
+    /// The most blocks that its destinations may fall into, where they overlap: each is an element of the firewall.
+    pub const MAX_BLOCKS: usize = 256;
+
     /// Creates a policy. `None` has the reach that the node's guests have.
     #[must_use]
     pub const fn new(

@@ -4,6 +4,7 @@ use super::{Object, Reason, Validator};
 use crate::{
     definition::tree::{TreeNode, Value},
     model::{Destination, Egress, EgressPolicy},
+    reach,
 };
 
 const NETWORK: &[&str] = &["egress"];
@@ -19,7 +20,12 @@ impl Validator {
         let default = self.choice(&egress, "default", "reach", &Egress::ALL, Egress::as_str);
         let allow = self.destinations(&egress, "allow");
         let deny = self.destinations(&egress, "deny");
-        Some(EgressPolicy::new(default, allow, deny))
+        let policy = EgressPolicy::new(default, allow, deny);
+        let blocks = reach::count(&policy);
+        if blocks > EgressPolicy::MAX_BLOCKS {
+            self.refuse(node.at, network.path("egress"), Reason::Blocks { found: blocks });
+        }
+        Some(policy)
     }
 
     fn destinations(&mut self, egress: &Object<'_>, name: &str) -> Vec<Destination> {
