@@ -11,7 +11,7 @@ pub struct RunDocument {
     pub name: String,
     /// The VMM.
     pub vmm: String,
-    /// `starting`, `running`, `stopping`, `ended` or `lost`.
+    /// `preparing` while its images are obtained, `starting`, `running`, `stopping`, `ended` or `lost`.
     pub state: String,
     /// The number of the VMM's process; null before its start.
     pub pid: Option<u32>,

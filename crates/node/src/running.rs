@@ -21,7 +21,8 @@ impl<K: HostFacts> Context<'_, K> {
                 runs?.into_iter().flatten().filter(|run| run.end.is_none()).collect()
             }
         };
-        for run in runs {
+        // One that obtains its images has no network yet.
+        for run in runs.into_iter().filter(|run| !run.preparing) {
             if Some(run.supervisor) != supervisor && self.kernel.is_alive(run.supervisor)? {
                 return Err(NodeError::running(&run));
             }

@@ -33,6 +33,7 @@ use rustix::{
     fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat},
     io::Errno,
 };
+use serde_json::json;
 
 use crate::runs;
 
@@ -122,7 +123,7 @@ impl Detach {
             failed => {
                 forget(&log);
                 let code = failed.and_then(|code| code.lines().next()?.parse().ok()).unwrap_or(1);
-                Ok(Detached::Failed { code, words })
+                Ok(Detached::Failed { code, words: complaint(words, workload.name(), self.json) })
             }
         }
     }
@@ -287,6 +288,18 @@ fn nonblocking() -> i32 {
     i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default()
 }
 
+/// Returns the messages of a supervisor that failed, with an error. One that was stopped or killed has said none.
+fn complaint(words: String, name: &InstanceName, json: bool) -> String {
+    let is_error = |line: &str| ["error:", "\"error\":"].iter().any(|it| line.starts_with(it));
+    if words.lines().any(|line| is_error(line.trim_start())) {
+        return words;
+    }
+    let text = format!("the supervisor of {name} has ended: it was stopped or killed");
+    let error = json!({ "error": text, "hint": null });
+    let error = if json { error.to_string() } else { format!("error: {text}") };
+    format!("{words}{error}\n")
+}
+
 /// Deletes the log of a supervisor that failed and whose error is reported, and its directory, unless it has other files.
 #[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
 fn forget(log: &Path) {
@@ -318,6 +331,18 @@ fn empty(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn supervisor_that_says_nothing_was_ended() {
+        let name = "web".parse().unwrap();
+        let said = |words: &str, json| complaint(words.to_owned(), &name, json);
+        let text = "the supervisor of web has ended: it was stopped or killed";
+        assert_eq!(said("a note\n", false), format!("a note\nerror: {text}\n"));
+        assert_eq!(said("", true), format!("{{\"error\":\"{text}\",\"hint\":null}}\n"));
+        for words in ["a note\nerror: no\n", "{\n  \"error\": \"no\"\n}\n"] {
+            assert_eq!(said(words, true), words);
+        }
+    }
 
     #[test]
     fn unit_ends_its_supervisor_first_and_has_its_files() {

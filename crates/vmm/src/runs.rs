@@ -18,6 +18,7 @@ pub use self::{
 use super::{
     handle::{Handle, Patience, Stopped, within},
     image,
+    supervisor::epoch_millis,
 };
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::process::ProcessId;
@@ -30,6 +31,8 @@ use rustix::process::Signal;
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunState {
+    /// Its images are obtained.
+    Preparing,
     /// The published ports do not answer yet.
     Starting,
     /// The published ports answered, or nobody waits for that.
@@ -47,6 +50,7 @@ impl RunState {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Preparing => "preparing",
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Stopping => "stopping",
@@ -62,6 +66,7 @@ impl RunState {
             Run { end: Some(_), .. } => Self::Ended,
             _ if !supervised => Self::Lost,
             Run { stopping: true, .. } => Self::Stopping,
+            Run { preparing: true, .. } => Self::Preparing,
             Run { ready: Some(_), .. } => Self::Running,
             _ => Self::Starting,
         }
@@ -199,6 +204,49 @@ pub fn state(run: &Run) -> Result<RunState, RunError> {
     Ok(RunState::of(run, supervised))
 }
 
+/// Records that this process obtains the images of a run.
+///
+/// # Errors
+/// Fails if it is running.
+pub(crate) fn prepare(
+    state_dir: &Path,
+    name: &InstanceName,
+    vmm: Vmm,
+    now: u64,
+) -> Result<(), RunError> {
+    let ours = ProcessId::current().map_err(|source| process_error("look at", name, source))?;
+    let mut store = Store::open(state_dir)?;
+    let tx = store.transaction()?;
+    refuse_running(&tx, name)?;
+    tx.prepare_run(name, vmm.as_str(), ours, now)?;
+    Ok(tx.commit()?)
+}
+
+/// Records that these runs fail before they begin, those whose images this process obtains.
+///
+/// # Errors
+/// Fails if the records cannot be changed.
+pub(crate) fn give_up<'a>(
+    state_dir: &Path,
+    names: impl IntoIterator<Item = &'a InstanceName>,
+    reason: &str,
+    now: u64,
+) -> Result<(), RunError> {
+    let Some(mut store) = Store::open_existing(state_dir)? else { return Ok(()) };
+    let tx = store.transaction()?;
+    for name in names {
+        if let Some(run) = tx.run(name)?.filter(|run| run.preparing && is_ours(run)) {
+            tx.end_run(name, run.supervisor, &End::new(now, reason.to_owned(), true))?;
+        }
+    }
+    Ok(tx.commit()?)
+}
+
+/// Reports whether this process supervises a run.
+fn is_ours(run: &Run) -> bool {
+    ProcessId::current().is_ok_and(|ours| ours == run.supervisor)
+}
+
 /// Records the start of these runs, with the given process as their supervisor. Records all of them or none.
 ///
 /// # Errors
@@ -217,11 +265,12 @@ pub fn begin(
     Ok(tx.commit()?)
 }
 
-/// Fails if the run is in progress.
+/// Fails if the run is in progress, unless it is one whose images this process has obtained.
 fn refuse_live(run: &Run) -> Result<(), RunError> {
     match state(run)? {
         RunState::Ended | RunState::Lost => Ok(()),
-        RunState::Starting | RunState::Running | RunState::Stopping => {
+        RunState::Preparing if is_ours(run) => Ok(()),
+        RunState::Preparing | RunState::Starting | RunState::Running | RunState::Stopping => {
             Err(NodeError::already_running(run).into())
         }
     }
@@ -323,6 +372,10 @@ pub fn stop(
     let Some(run) = now else {
         return Ok(Stopped::Before);
     };
+    if run.preparing {
+        tx.commit()?;
+        return stop_preparing(store, state_dir, &run, patience);
+    }
     tx.set_run_stopping(name, run.supervisor)?;
     tx.commit()?;
     match handle(state_dir, &run)? {
@@ -336,6 +389,51 @@ pub fn stop(
         .map_err(|source| process_error("end", name, source)),
         None => Ok(Stopped::Before),
     }
+}
+
+/// Ends the process that obtains the images of a run, and records the end of all of its runs: none of them has begun. This
+/// process takes them over meanwhile, so that none begins, and nobody takes them for lost.
+fn stop_preparing(
+    store: &mut Store,
+    state_dir: &Path,
+    run: &Run,
+    patience: Patience,
+) -> Result<Stopped, RunError> {
+    let failed = |source| process_error("end", &run.name, source);
+    let (theirs, ours) = (run.supervisor, ProcessId::current().map_err(failed)?);
+    let tx = store.transaction()?;
+    let mut taken = Vec::new();
+    for other in tx.runs_under_way()?.into_iter().filter(|other| other.preparing) {
+        if other.supervisor == theirs && tx.hand_over_run(&other.name, theirs, ours)? {
+            tx.set_run_stopping(&other.name, ours)?;
+            taken.push(other.name);
+        }
+    }
+    tx.commit()?;
+    if !taken.contains(&run.name) {
+        // It has begun, or somebody else stops it.
+        return stop(store, state_dir, run, patience);
+    }
+    let ended = end_process(theirs, patience.process).map_err(failed);
+    let tx = store.transaction()?;
+    for name in &taken {
+        tx.hand_over_run(name, ours, theirs)?;
+        if ended.is_ok() {
+            tx.end_run(name, theirs, &End::new(epoch_millis(), "stopped".to_owned(), false))?;
+        }
+    }
+    tx.commit()?;
+    ended
+}
+
+/// Asks a process that has no VMM to end, and waits for that.
+fn end_process(process: ProcessId, limit: Duration) -> io::Result<Stopped> {
+    let Some(ended) = process.open()? else { return Ok(Stopped::Before) };
+    process.signal(Signal::TERM)?;
+    if within(&ended, limit)? {
+        return Ok(Stopped::Terminated);
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("{process} does not end")))
 }
 
 /// Has the supervisor of a run end it, and waits until its VMM has ended. One that has other runs would end these too.

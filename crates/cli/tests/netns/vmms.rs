@@ -4,6 +4,7 @@
 mod confined;
 mod escaped;
 mod logs;
+mod prepared;
 mod ready;
 mod stopped;
 mod users;

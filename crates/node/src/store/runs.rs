@@ -24,6 +24,8 @@ pub struct Run {
     /// The time until the published ports answered, in milliseconds; `None` while they have not, and 0 if nobody knows it,
     /// for example because nobody waited.
     pub ready: Option<u64>,
+    /// True while its images are obtained: it has no network and no VMM yet.
+    pub preparing: bool,
     /// True if the run was asked to stop: then its end is no failure.
     pub stopping: bool,
     /// Its end; `None` while it has not ended.
@@ -103,6 +105,7 @@ impl Store {
             process: raw.process.as_deref().map(process).transpose()?,
             started: raw.started,
             ready: raw.ready,
+            preparing: raw.preparing,
             stopping: raw.stopping,
             end,
         })
@@ -110,6 +113,27 @@ impl Store {
 }
 
 impl Tx<'_> {
+    /// Records that the images of a run are obtained, in place of an earlier run of this name. [`Self::begin_run`] follows,
+    /// or [`Self::end_run`].
+    ///
+    /// # Errors
+    /// Fails if the database cannot be written.
+    pub fn prepare_run(
+        &self,
+        name: &InstanceName,
+        vmm: &str,
+        supervisor: ProcessId,
+        started: u64,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT OR REPLACE INTO runs (workload, ordinal, vmm, supervisor, started, details) \
+             VALUES (?, ?, ?, ?, ?, '{\"preparing\":true}')";
+        let (workload, ordinal) = key(name);
+        let params = (workload, ordinal, vmm, supervisor.to_string(), started);
+        self.execute("record a run", sql, params)?;
+        let text = format!("obtains its images, supervisor process {}", supervisor.pid());
+        self.announce(JournalKind::Started, Some(name), &text)
+    }
+
     /// Records that a run begins, in place of an earlier one of this name.
     ///
     /// # Errors
@@ -188,7 +212,7 @@ impl Tx<'_> {
     }
 
     /// Makes a process the supervisor of a run that has not ended, provided that it still has this one. Returns whether
-    /// it had.
+    /// it had. The new one obtains no images.
     ///
     /// # Errors
     /// Fails if the database cannot be written.
@@ -198,7 +222,8 @@ impl Tx<'_> {
         from: ProcessId,
         to: ProcessId,
     ) -> Result<bool, StoreError> {
-        let sql = "UPDATE runs SET supervisor = ? WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
+        let sql = "UPDATE runs SET supervisor = ?, details = json_remove(details, '$.preparing') \
+             WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
         let (workload, ordinal) = key(name);
         let params = (to.to_string(), workload, ordinal, from.to_string());
         self.execute("hand over a run", sql, params).map(|changed| changed > 0)
@@ -267,7 +292,8 @@ pub(super) fn one() -> String {
 pub(super) const SUPERVISED: &str =
     "SELECT 1 FROM runs WHERE ended IS NULL AND supervisor = ? LIMIT 1";
 
-const RUNS: &str = "SELECT workload, vmm, supervisor, process, started, ready, stopping, ended, reason, failed FROM runs";
+const RUNS: &str = "SELECT workload, vmm, supervisor, process, started, ready, stopping, ended, reason, failed, \
+     coalesce(json_extract(details, '$.preparing'), 0) FROM runs";
 
 /// The columns of a run.
 struct RawRun {
@@ -281,6 +307,7 @@ struct RawRun {
     ended: Option<u64>,
     reason: Option<String>,
     failed: bool,
+    preparing: bool,
 }
 
 fn raw_run(row: &Row<'_>) -> rusqlite::Result<RawRun> {
@@ -295,5 +322,6 @@ fn raw_run(row: &Row<'_>) -> rusqlite::Result<RawRun> {
         ended: row.get(7)?,
         reason: row.get(8)?,
         failed: row.get(9)?,
+        preparing: row.get(10)?,
     })
 }

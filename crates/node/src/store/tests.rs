@@ -390,6 +390,23 @@ fn a_database_that_nobody_else_has_locked_is_opened_anew() {
 }
 
 #[test]
+fn a_run_is_prepared_by_one_process_until_it_begins() {
+    let mut store = Store::in_memory().unwrap();
+    let name: InstanceName = "hello".parse().unwrap();
+    let (first, second) = ("10@100".parse().unwrap(), "11@101".parse().unwrap());
+    let tx = store.transaction().unwrap();
+    let preparing = || tx.run(&name).unwrap().map(|run| (run.preparing, run.supervisor));
+    tx.prepare_run(&name, "qemu", first, 5_000).unwrap();
+    assert_eq!(preparing(), Some((true, first)));
+    tx.begin_run(&name, "qemu", first, 6_000).unwrap();
+    assert_eq!(preparing(), Some((false, first)));
+    // Who takes it over obtains no images, and is not ended by a stop.
+    tx.prepare_run(&name, "qemu", first, 7_000).unwrap();
+    assert!(tx.hand_over_run(&name, first, second).unwrap());
+    assert_eq!(preparing(), Some((false, second)));
+}
+
+#[test]
 fn a_run_outlives_its_record() {
     let mut store = Store::in_memory().unwrap();
     let (name, other): (InstanceName, InstanceName) =
@@ -418,6 +435,7 @@ fn a_run_outlives_its_record() {
         process: Some(process),
         started: 5_000,
         ready: Some(750),
+        preparing: false,
         stopping: true,
         end: None,
     };

@@ -121,6 +121,13 @@ impl Images {
         Self { state_dir: state_dir.to_owned(), settings }
     }
 
+    /// Reports whether an image is a URL whose file is not there yet.
+    pub(super) fn lack(&self, role: Role, source: &str) -> bool {
+        let Ok(Source::Url(url)) = Source::parse(source) else { return false };
+        let target = DownloadTarget::new(self.state_dir.clone(), self.directory(), role, url);
+        !target.complete().exists()
+    }
+
     /// Returns the absolute path of a file that the VMM can open, and downloads it if necessary. A download reports
     /// its progress after each piece, which may be every 16 KiB; a file that is already there reports none.
     ///

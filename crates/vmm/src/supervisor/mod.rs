@@ -170,17 +170,12 @@ pub fn supervise<K: Kernel, O: Observer<K>>(
     options: &Options<'_>,
     observer: &mut O,
 ) -> Result<bool, O::Error> {
-    // Downloads take time: somebody else may have brought a function up meanwhile.
-    refuse_recorded(node, prepared.iter().map(Prepared::name))?;
+    let begun = begin(node, prepared);
+    if let Err(error) = &begun {
+        prepare::give_up(node.config(), prepared.iter().map(Prepared::name), error);
+    }
+    let (names, supervisor) = begun?;
     let state_dir = node.config().state_dir.clone();
-    let current = ProcessId::current();
-    let supervisor = current.map_err(|source| SupervisorError::Identity { source })?;
-    process::adopt_orphans().map_err(|source| SupervisorError::Identity { source })?;
-    let names: Vec<_> = prepared.iter().map(|p| (p.name().clone(), p.choice.vmm)).collect();
-    let mut store = Store::open(&state_dir).map_err(SupervisorError::from)?;
-    let begun = runs::begin(&mut store, &names, supervisor, epoch_millis());
-    begun.map_err(SupervisorError::from)?;
-    drop(store);
     let guests = RunningGuests::new(options.stop, state_dir, supervisor);
     let mut supervision = Supervision { node, guests, options, observer };
     let supervised = supervision.run(prepared);
@@ -193,6 +188,22 @@ pub fn supervise<K: Kernel, O: Observer<K>>(
     stopped?;
     left?;
     Ok(sound)
+}
+
+/// Records the runs, with this process as their supervisor. Returns their names and VMMs, and the supervisor.
+fn begin<K: Kernel>(
+    node: &Node<K>,
+    prepared: &[Prepared],
+) -> Result<(Vec<(InstanceName, Vmm)>, ProcessId), SupervisorError> {
+    // Downloads take time: somebody else may have brought a function up meanwhile.
+    refuse_recorded(node, prepared.iter().map(Prepared::name))?;
+    let identity = |source| SupervisorError::Identity { source };
+    let supervisor = ProcessId::current().map_err(identity)?;
+    process::adopt_orphans().map_err(identity)?;
+    let names: Vec<_> = prepared.iter().map(|p| (p.name().clone(), p.choice.vmm)).collect();
+    let mut store = Store::open(&node.config().state_dir)?;
+    runs::begin(&mut store, &names, supervisor, epoch_millis())?;
+    Ok((names, supervisor))
 }
 
 /// The functions of one supervisor, from bringing up their network to their end.
@@ -355,7 +366,7 @@ fn now() -> Instant {
 
 /// Returns the current time in milliseconds since 1970, as the records have it.
 #[expect(clippy::disallowed_methods, reason = "a supervisor records when a run ended")]
-fn epoch_millis() -> u64 {
+pub(crate) fn epoch_millis() -> u64 {
     let passed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use super::{
-    SupervisorError,
+    SupervisorError, epoch_millis,
     user::{Uid, UserLock, VmmUser},
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     image::{self, Access, ImageError, Images, Progress, Role, Settings, Wanted},
     launch::{Launch, LaunchError},
     machine::Machine,
+    runs,
 };
 
 /// The device of KVM.
@@ -82,12 +83,40 @@ pub struct Sources<'a> {
 
 /// Chooses the VMM of each function, and obtains its images. `show` gets the name of an
 /// image and returns the function that receives the progress of its download. Changes nothing but the cache of images, and
-/// holds the users that definitions name. Can be repeated.
+/// holds the users that definitions name. A run whose images have to be downloaded is recorded meanwhile: whoever
+/// stops it ends this process (SIGTERM). Can be repeated.
 ///
 /// # Errors
 /// Fails if one of them cannot be run on this host, the host is in use by other records, an image cannot be obtained, or
 /// another function has the user. Earlier images may be downloaded then.
 pub fn prepare<K: Kernel, P: FnMut(Progress)>(
+    node: &mut Node<K>,
+    workloads: &[Workload],
+    sources: Sources<'_>,
+    show: impl Fn(&str) -> P,
+) -> Result<Vec<Prepared>, SupervisorError> {
+    let prepared = prepare_all(node, workloads, sources, show);
+    if let Err(error) = &prepared {
+        give_up(node.config(), workloads.iter().map(Workload::name), error);
+    }
+    prepared
+}
+
+/// Records that these runs do not begin, those whose images this process has obtained.
+pub(super) fn give_up<'a>(
+    config: &Config,
+    names: impl IntoIterator<Item = &'a InstanceName>,
+    error: &SupervisorError,
+) {
+    let first: &dyn std::error::Error = error;
+    let causes = std::iter::successors(Some(first), |error| error.source());
+    let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    if let Err(error) = runs::give_up(&config.state_dir, names, &reason, epoch_millis()) {
+        tracing::warn!("cannot record the end of a run: {error}");
+    }
+}
+
+fn prepare_all<K: Kernel, P: FnMut(Progress)>(
     node: &mut Node<K>,
     workloads: &[Workload],
     sources: Sources<'_>,
@@ -122,6 +151,9 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
                 held = Some(UserLock::take(&node.config().state_dir, &name(), uid, shared)?);
             }
             refuse_commander(node.config(), &name(), &user)?;
+            if lacks_image(&images, workload.execution()) {
+                runs::prepare(&node.config().state_dir, &name(), choice.vmm, epoch_millis())?;
+            }
             let obtained = Files::obtain(&images, workload.execution(), &user, &show);
             files = obtained.map_err(|source| SupervisorError::Image { name: name(), source })?;
         }
@@ -180,6 +212,17 @@ pub fn refuse_sources(workload: &Workload) -> Result<(), SupervisorError> {
         source.transpose().map_err(refused)?;
     }
     Ok(())
+}
+
+/// Reports whether an image has to be downloaded.
+fn lacks_image(images: &Images, execution: &Execution) -> bool {
+    let all = [
+        (Role::Kernel, &execution.kernel),
+        (Role::Initrd, &execution.initrd),
+        (Role::Rootfs, &execution.rootfs),
+    ];
+    let mut named = all.into_iter().filter_map(|(role, image)| Some((role, image.as_ref()?)));
+    named.any(|(role, image)| images.lack(role, image.source()))
 }
 
 /// Returns the access that the VMM has to the root file system.

@@ -17,7 +17,7 @@ fn vmms_start_together() {
         let one = first.serve(Firecracker::new(LATEST));
         told(&one, "PUT /actions");
         // Nothing answers at their ports, and nobody waits for that.
-        running.wait_for_line("ready in");
+        running.wait_for_line("started in");
         assert_eq!(world.state_of("hello").0, "running");
         if more.is_empty() {
             running.signal(Signal::TERM);
