@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::Ipv4Addr,
     os::fd::AsFd,
 };
@@ -64,8 +64,13 @@ impl Guest {
     pub(crate) fn attach(world: &World, nic: Nic) -> Self {
         // Attaching would create a TAP that does not exist.
         world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
-        let tap = world.node.run(|| system::attach_tap(&nic.interface));
-        let tap = tap.unwrap_or_else(|error| panic!("cannot attach to {}: {error}", nic.interface));
+        // A program that another test is starting has the descriptor of a former guest until its execve(2).
+        let tap = wait_for(&format!("{} to be free", nic.interface), PATIENCE, || {
+            match world.node.run(|| system::attach_tap(&nic.interface)) {
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => None,
+                tap => Some(tap.unwrap_or_else(|error| panic!("cannot attach: {error}"))),
+            }
+        });
         let namespace = Namespace::new();
         let eth0 = namespace.run(|| system::attach_tap("eth0")).expect("a TAP for the guest");
         let Nic { address, gateway, mac, mtu, .. } = &nic;
