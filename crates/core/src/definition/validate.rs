@@ -333,6 +333,36 @@ impl Validator {
         None
     }
 
+    /// Returns the items of a list, if the object has one.
+    fn list<'a>(
+        &mut self,
+        object: &Object<'a>,
+        name: &str,
+        expected: &'static str,
+    ) -> Option<(Position, &'a [TreeNode])> {
+        let node = object.get(name)?;
+        if let Value::List(items) = &node.value {
+            return Some((node.at, items));
+        }
+        let found = node.value.sort();
+        self.refuse(node.at, object.path(name), Reason::Sort { expected, found });
+        None
+    }
+
+    /// Reads a text that stands by itself, such as an item of a list.
+    fn parsed<T>(
+        &mut self,
+        node: &TreeNode,
+        path: String,
+        read: impl FnOnce(&str) -> Result<T, Reason>,
+    ) -> Option<T> {
+        let value = match &node.value {
+            Value::String(text) => read(text),
+            other => Err(Reason::Sort { expected: "a string", found: other.sort() }),
+        };
+        self.accept(value, node.at, || path)
+    }
+
     fn boolean(&mut self, object: &Object<'_>, name: &str) -> Option<bool> {
         let node = object.get(name)?;
         if let Value::Bool(value) = node.value {

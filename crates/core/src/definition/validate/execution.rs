@@ -1,10 +1,8 @@
 //! Validates `execution`, which describes the microVM.
 
-use std::net::IpAddr;
-
 use super::{Object, Reason, Validator, address};
 use crate::{
-    definition::tree::{TreeNode, Value},
+    definition::tree::Value,
     excerpt::excerpt,
     model::{
         Accelerator, Account, BootArgs, Dns, Execution, ExecutionConflict, Image, Memory,
@@ -166,29 +164,13 @@ impl Validator {
     }
 
     fn dns(&mut self, object: &Object<'_>) -> Option<Dns> {
-        let node = object.get("dns")?;
+        let (at, items) = self.list(object, "dns", "a list of IPv4 addresses")?;
         let path = object.path("dns");
-        let Value::List(items) = &node.value else {
-            let expected = "a list of IPv4 addresses";
-            self.refuse(node.at, path, Reason::Sort { expected, found: node.value.sort() });
-            return None;
-        };
-        let servers: Vec<_> = items
-            .iter()
-            .enumerate()
-            .filter_map(|(index, item)| self.server(item, format!("{path}[{index}]")))
-            .collect();
+        let read = |(index, item)| self.parsed(item, format!("{path}[{index}]"), address);
+        let servers: Vec<_> = items.iter().enumerate().filter_map(read).collect();
         if servers.len() < items.len() {
             return None;
         }
-        self.accept(Dns::try_from(servers).map_err(Reason::from), node.at, || path)
-    }
-
-    fn server(&mut self, node: &TreeNode, path: String) -> Option<IpAddr> {
-        let address = match &node.value {
-            Value::String(text) => address(text),
-            other => Err(Reason::Sort { expected: "a string", found: other.sort() }),
-        };
-        self.accept(address, node.at, || path)
+        self.accept(Dns::try_from(servers).map_err(Reason::from), at, || path)
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{Object, Reason, Validator};
 use crate::{
-    definition::tree::{TreeNode, Value},
     model::{Destination, Egress, EgressPolicy},
     reach,
 };
@@ -21,7 +20,8 @@ impl Validator {
         let allow = self.destinations(&egress, "allow");
         let deny = self.destinations(&egress, "deny");
         let policy = EgressPolicy::new(default, allow, deny);
-        let blocks = reach::count(&policy);
+        // A record was counted when it was a definition.
+        let blocks = if self.recorded { 0 } else { reach::count(&policy) };
         if blocks > EgressPolicy::MAX_BLOCKS {
             self.refuse(node.at, network.path("egress"), Reason::Blocks { found: blocks });
         }
@@ -29,26 +29,15 @@ impl Validator {
     }
 
     fn destinations(&mut self, egress: &Object<'_>, name: &str) -> Vec<Destination> {
-        let Some(node) = egress.get(name) else { return vec![] };
+        let list = self.list(egress, name, "a list of destinations");
+        let Some((at, items)) = list else { return vec![] };
         let path = egress.path(name);
-        let Value::List(items) = &node.value else {
-            let expected = "a list of destinations";
-            self.refuse(node.at, path, Reason::Sort { expected, found: node.value.sort() });
-            return vec![];
-        };
         if items.len() > EgressPolicy::MAX {
-            self.refuse(node.at, path, Reason::Destinations { found: items.len() });
+            self.refuse(at, path, Reason::Destinations { found: items.len() });
             return vec![];
         }
-        let read = |(index, item)| self.destination(item, format!("{path}[{index}]"));
+        let read = |text: &str| text.parse().map_err(Reason::Destination);
+        let read = |(index, item)| self.parsed(item, format!("{path}[{index}]"), read);
         items.iter().enumerate().filter_map(read).collect()
-    }
-
-    fn destination(&mut self, node: &TreeNode, path: String) -> Option<Destination> {
-        let destination = match &node.value {
-            Value::String(text) => text.parse().map_err(Reason::Destination),
-            other => Err(Reason::Sort { expected: "a string", found: other.sort() }),
-        };
-        self.accept(destination, node.at, || path)
     }
 }
