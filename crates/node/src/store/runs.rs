@@ -125,13 +125,8 @@ impl Tx<'_> {
         supervisor: ProcessId,
         started: u64,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT OR REPLACE INTO runs (workload, ordinal, vmm, supervisor, started, details) \
-             VALUES (?, ?, ?, ?, ?, '{\"preparing\":true}')";
-        let (workload, ordinal) = key(name);
-        let params = (workload, ordinal, vmm, supervisor.to_string(), started);
-        self.execute("record a run", sql, params)?;
-        let text = format!("obtains its images, supervisor process {}", supervisor.pid());
-        self.announce(JournalKind::Started, Some(name), &text)
+        let values = (vmm, supervisor, started);
+        self.record_run(name, values, Some("{\"preparing\":true}"), "obtains its images")
     }
 
     /// Records that a run begins, in place of an earlier one of this name.
@@ -145,12 +140,22 @@ impl Tx<'_> {
         supervisor: ProcessId,
         started: u64,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT OR REPLACE INTO runs (workload, ordinal, vmm, supervisor, started) \
-             VALUES (?, ?, ?, ?, ?)";
+        self.record_run(name, (vmm, supervisor, started), None, &format!("run by {vmm}"))
+    }
+
+    fn record_run(
+        &self,
+        name: &InstanceName,
+        (vmm, supervisor, started): (&str, ProcessId, u64),
+        details: Option<&str>,
+        announced: &str,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT OR REPLACE INTO runs (workload, ordinal, vmm, supervisor, started, details) \
+             VALUES (?, ?, ?, ?, ?, ?)";
         let (workload, ordinal) = key(name);
-        let params = (workload, ordinal, vmm, supervisor.to_string(), started);
+        let params = (workload, ordinal, vmm, supervisor.to_string(), started, details);
         self.execute("record a run", sql, params)?;
-        let text = format!("run by {vmm}, supervisor process {}", supervisor.pid());
+        let text = format!("{announced}, supervisor process {}", supervisor.pid());
         self.announce(JournalKind::Started, Some(name), &text)
     }
 
