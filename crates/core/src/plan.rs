@@ -443,23 +443,25 @@ fn ended<'a>(
     changed: impl Iterator<Item = &'a Entry>,
     silent: &BTreeSet<IpAddr>,
 ) -> BTreeSet<Flows> {
-    let changed: BTreeSet<IpAddr> = changed
+    let mut guests: BTreeMap<IpAddr, Vec<&Entry>> = changed
         .filter(|entry| matches!(entry, Entry::Policy { .. } | Entry::Reach { .. }))
         .map(Entry::guest)
         .filter(|guest| !silent.contains(guest))
+        .map(|guest| (guest, vec![]))
         .collect();
-    let Some(base_ruleset) = desired.base_ruleset.as_ref().filter(|_| !changed.is_empty()) else {
+    let Some(base_ruleset) = desired.base_ruleset.as_ref().filter(|_| !guests.is_empty()) else {
         return BTreeSet::new();
     };
-    let entries = |guest| {
-        let all = desired.fragments.values().flat_map(|fragment| &fragment.entries);
-        all.filter(move |entry| entry.guest() == guest)
-    };
-    let ended = |guest| {
-        let refused = reach::refused(entries(guest), base_ruleset.egress);
+    for entry in desired.fragments.values().flat_map(|fragment| &fragment.entries) {
+        if let Some(entries) = guests.get_mut(&entry.guest()) {
+            entries.push(entry);
+        }
+    }
+    let ended = |(guest, entries)| {
+        let refused = reach::refused(entries, base_ruleset.egress);
         refused.into_iter().map(move |to| Flows::Sent { guest, to })
     };
-    changed.into_iter().flat_map(ended).collect()
+    guests.into_iter().flat_map(ended).collect()
 }
 
 fn foreign_chain_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
