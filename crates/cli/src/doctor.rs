@@ -150,10 +150,7 @@ fn firewall(
 /// Returns a finding if the kernel lacks what this backend refuses services of the host with, and the reach of guests asks
 /// for that.
 fn refusal(config: &Config, backend: Backend, kernel: &mut impl Firewall) -> Option<Finding> {
-    let recorded = || {
-        let store = Store::open_existing(&config.state_dir).ok()??;
-        store.setting(Setting::Egress).ok()??.parse().ok()
-    };
+    let recorded = || Store::open_existing(&config.state_dir).ok()??.egress().ok()?;
     let egress = config.egress.or_else(recorded).unwrap_or_default();
     // Who may not ask is told so by other findings. The legacy iptables does not answer before it is loaded.
     let lacks = egress != Egress::All && matches!(kernel.can_refuse(backend), Ok(false));

@@ -20,7 +20,7 @@ use riklet_core::{
 };
 use riklet_sdn::{
     Config, Selector,
-    store::{Setting, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// Returns the definitions in the body of a request.
@@ -55,8 +55,7 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
 /// Returns the reach of the node's guests.
 fn reach_of_node(config: &Config) -> Result<Egress, StoreError> {
     let store = Store::open_existing(&config.state_dir)?;
-    let recorded = store.map(|store| store.setting(Setting::Egress)).transpose()?.flatten();
-    let recorded = recorded.and_then(|egress| egress.parse().ok());
+    let recorded = store.map(|store| store.egress()).transpose()?.flatten();
     Ok(recorded.or(config.egress).unwrap_or_default())
 }
 

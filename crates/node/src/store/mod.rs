@@ -47,7 +47,7 @@ pub(crate) use restore::Reopened;
 pub use runs::{End, Run};
 pub use tx::Tx;
 
-use riklet_core::model::{InstanceName, OwnerId};
+use riklet_core::model::{Egress, InstanceName, OwnerId};
 
 /// The longest wait for a transaction of another process.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -281,6 +281,14 @@ impl Store {
     pub fn setting(&self, setting: Setting) -> Result<Option<String>, StoreError> {
         let sql = "SELECT value FROM settings WHERE name = ?";
         self.row("read a setting", sql, [setting.key()], |row| row.get(0))
+    }
+
+    /// Returns the reach of the node's guests, if it was set.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn egress(&self) -> Result<Option<Egress>, StoreError> {
+        Ok(self.setting(Setting::Egress)?.and_then(|egress| egress.parse().ok()))
     }
 
     /// Returns all settings that were decided.
