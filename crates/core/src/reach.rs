@@ -214,7 +214,7 @@ pub fn refused<'a>(entries: impl IntoIterator<Item = &'a Entry>, of_node: Egress
 pub enum Widening {
     /// The default.
     Default(Egress),
-    /// What is allowed.
+    /// A destination that is allowed.
     Allow(Destination),
 }
 

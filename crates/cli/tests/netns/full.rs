@@ -54,7 +54,8 @@ on_every_firewall!(full_disk_stops_neither_down_nor_repair, |world| {
     run(world, "200k", &script.replace("FILL", FILL));
 });
 
-/// Where much is free at first, there is also little left of the file system's last blocks for the journal.
+/// Purges after two `up`s on a full file system. Where much is free at first, little is left of its last blocks for the
+/// journal, too.
 fn purge_on_a_full_disk(before: &str) {
     let world = &World::new(Firewall::Nftables);
     let script = "\"$RIKLET\" up \"$ONE\"

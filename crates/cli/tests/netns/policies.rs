@@ -1,4 +1,4 @@
-//! What a function's own policy allows and denies, beside functions without one.
+//! Policies of functions, beside functions without one.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

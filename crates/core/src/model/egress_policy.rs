@@ -4,7 +4,7 @@ use ipnet::Ipv4Net;
 
 use super::{Egress, PortRange, PortRangeError, Protocol};
 
-/// What one function may begin connections to, beyond published ports: a reach, and what it names itself.
+/// The destinations that one function may begin connections to, beyond published ports: a reach, and those that it names itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EgressPolicy {
     default: Option<Egress>,

@@ -25,7 +25,7 @@ pub struct Function {
     pub execution: Execution,
     /// Ports of the host that lead to it; no two of them clash.
     pub exposures: Vec<Exposure>,
-    /// What it may begin connections to; `None` is the reach of the node's guests.
+    /// The destinations that it may begin connections to; `None` is the reach of the node's guests.
     pub egress: Option<EgressPolicy>,
 }
 

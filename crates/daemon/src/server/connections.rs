@@ -31,7 +31,7 @@ const RESERVE: usize = 256;
 /// The longest head of a request, and the largest part of a body that is read ahead, in bytes.
 const READ_AHEAD: usize = 64 << 10;
 
-/// Who is at the other end of a connection. Each request has it as an extension.
+/// The client at the other end of a connection. Each request has it as an extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Client {
     /// Root, or the user that the daemon runs as.

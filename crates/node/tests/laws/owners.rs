@@ -199,7 +199,7 @@ fn records_of_an_earlier_version_mark_their_objects() {
     assert_eq!(node.state(), sound);
 }
 
-/// What the first operation makes has its records by the time that a look ends, or is not seen.
+/// A look finds what the first operation makes with its records, or does not find it.
 #[test]
 fn a_look_beside_the_first_operation_finds_no_lost_records() {
     for _ in 0..100 {
