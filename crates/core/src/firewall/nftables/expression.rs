@@ -3,23 +3,23 @@
 //!
 //! The summary of a function is the text in which nft(8) shows its expressions.
 
-use std::collections::BTreeMap;
+mod flow_limit;
+mod normal;
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::{DefaultNla, Emitable, NLA_TYPE_MASK, Nla};
+use netlink_packet_core::{DefaultNla, Emitable};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload,
     Register, Verdict, VerdictAttribute,
 };
 
-use super::{
-    attribute::{EXPRESSION_DATA, EXPRESSION_NAME},
-    element,
-};
+use super::element;
 use crate::{
     firewall::ruleset::SPECIAL_RANGES,
     model::{InterfaceName, Protocol, Slot},
 };
+pub(super) use flow_limit::{begins_flow, begins_more_than, has_begun_more_than};
+pub(super) use normal::{does_nothing, normal, target};
 
 /// `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`: verdicts, and policies of base chains.
 pub(super) const DROP: u32 = 0;
@@ -52,8 +52,6 @@ const CONNECTION_MARK: u32 = 3;
 const INVALID: u32 = 1;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
-/// `IPS_CONFIRMED` of `<linux/netfilter/nf_conntrack_common.h>`: the flow is in the table.
-const CONFIRMED: u32 = 1 << 3;
 
 /// `NFT_NAT_DNAT`, and `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED` of `<linux/netfilter/nf_nat.h>`.
 const DESTINATION: u32 = 1;
@@ -392,64 +390,6 @@ pub(super) fn destination_translated() -> Vec<Expression> {
     conntrack_has(2, DESTINATION_TRANSLATED)
 }
 
-/// `ct status ! confirmed`, which a packet has that no entry was made for yet
-pub(super) fn begins_flow() -> Vec<Expression> {
-    // NFT_CT_STATUS
-    [conntrack_bits(2, CONFIRMED), vec![equals(&[0; 4])]].concat()
-}
-
-/// `update @set { ip saddr limit rate over <rate>/second burst <burst> packets }`
-pub(super) fn begins_more_than(rate: u32, burst: u32, set: &str) -> Vec<Expression> {
-    /// `NFT_DYNSET_OP_UPDATE`, `NFT_LIMIT_PKTS` and `NFT_LIMIT_F_INV`.
-    const UPDATE: u32 = 1;
-    const PACKETS: u32 = 0;
-    const OVER: u32 = 1;
-    let long = |number: u32| u64::from(number).to_be_bytes().to_vec();
-    let short = |number: u32| number.to_be_bytes().to_vec();
-    // NFTA_LIMIT_RATE, _UNIT (seconds), _BURST, _TYPE, _FLAGS
-    let limit =
-        [(1, long(rate)), (2, long(1)), (3, short(burst)), (4, short(PACKETS)), (5, short(OVER))];
-    for_source(UPDATE, set, "limit", limit)
-}
-
-/// `add @set { ip saddr ct count over <limit> }`. The kernel removes an element whose flows have ended (`nft_connlimit_gc`
-/// of `net/netfilter/nft_connlimit.c`).
-pub(super) fn has_begun_more_than(limit: u32, set: &str) -> Vec<Expression> {
-    /// `NFT_DYNSET_OP_ADD` and `NFT_CONNLIMIT_F_INV`.
-    const ADD: u32 = 0;
-    const OVER: u32 = 1;
-    // NFTA_CONNLIMIT_COUNT, _FLAGS
-    let count = [(1, limit), (2, OVER)].map(|(kind, value)| (kind, value.to_be_bytes().to_vec()));
-    for_source(ADD, set, "connlimit", count)
-}
-
-/// `<operation> @set { ip saddr <expression> }`. The expression's attributes are in the order in which the kernel lists
-/// them.
-fn for_source<const N: usize>(
-    operation: u32,
-    set: &str,
-    expression: &str,
-    attributes: [(u16, Vec<u8>); N],
-) -> Vec<Expression> {
-    let attributes = attributes.map(|(kind, value)| DefaultNla::new(kind, value));
-    let expression = [
-        DefaultNla::new(EXPRESSION_NAME, text(expression)),
-        DefaultNla::new(EXPRESSION_DATA, emitted(&attributes.as_slice())),
-    ];
-    // NFTA_DYNSET_OP, _SREG_KEY; _SET_NAME, _EXPR
-    let mut dynset = other("dynset", &[(3, operation), (4, Register::Reg1.into())]);
-    if let Expressions::Other { attributes, .. } = &mut dynset {
-        attributes.push(DefaultNla::new(1, text(set)));
-        attributes.push(DefaultNla::new(7, emitted(&expression.as_slice())));
-    }
-    [ipv4(), vec![payload(SOURCE_ADDRESS, Register::Reg1), dynset]].concat()
-}
-
-/// Returns the value of an attribute that is a text.
-fn text(text: &str) -> Vec<u8> {
-    text.bytes().chain([0]).collect()
-}
-
 /// `ct mark & <bits> == <mark>`
 pub(super) fn connection_has_mark(mark: u32, bits: u32) -> Vec<Expression> {
     vec![connection_mark(), mask(bits.to_ne_bytes()), equals(&mark.to_ne_bytes())]
@@ -566,6 +506,8 @@ pub(super) fn masquerade() -> Vec<Expression> {
     vec![other("masq", &[])]
 }
 
+const COUNTER: &str = "counter";
+
 /// `counter`
 pub(super) fn counter() -> Vec<Expression> {
     vec![other(COUNTER, &[])]
@@ -621,99 +563,8 @@ pub(super) fn jump(chain: &str) -> Vec<Expression> {
     vec![verdict(vec![code, VerdictAttribute::Chain(chain.to_owned())])]
 }
 
-/// Returns the chain that an expression jumps or goes to.
-pub(super) fn target(expression: &Expression) -> Option<&str> {
-    let Expressions::Immediate(attributes) = expression else { return None };
-    attributes.iter().find_map(|attribute| match attribute {
-        Immediate::Data(DataAttribute::Verdict(verdict)) => {
-            verdict.iter().find_map(|attribute| match attribute {
-                VerdictAttribute::Chain(chain) => Some(&**chain),
-                _ => None,
-            })
-        }
-        _ => None,
-    })
-}
-
-const COUNTER: &str = "counter";
-
-/// Returns an expression in a normal form, in which two expressions of the same meaning are equal.
-///
-/// The kernel adds attributes that were left to their default, which is 0: a top-level attribute of 0 equals a missing
-/// one. The counts of a counter are left out.
-pub(super) fn normal(expression: &Expression) -> (String, BTreeMap<u16, Vec<u8>>) {
-    let (name, attributes) = match expression {
-        Expressions::Bitwise(a) => ("bitwise", values(a)),
-        Expressions::Cmp(a) => ("cmp", values(a)),
-        Expressions::Immediate(a) => ("immediate", values(a)),
-        Expressions::Lookup(a) => ("lookup", values(a)),
-        Expressions::Meta(a) => ("meta", values(a)),
-        Expressions::Payload(a) => ("payload", values(a)),
-        Expressions::Other { expression_type, .. } if expression_type == COUNTER => {
-            (COUNTER, BTreeMap::new())
-        }
-        Expressions::Other { expression_type, attributes } => {
-            (&**expression_type, values(attributes))
-        }
-        other => ("", BTreeMap::from([(0, emitted(other))])),
-    };
-    (name.to_owned(), attributes)
-}
-
-/// Reports whether an expression changes the byte order of a single byte, as nft(8) 1.0.6 has it in look-ups of ranges.
-pub(super) fn does_nothing(expression: &Expression) -> bool {
-    /// `NFTA_BYTEORDER_LEN`.
-    const LENGTH: u16 = 4;
-    let (name, attributes) = normal(expression);
-    name == "byteorder" && attributes.get(&LENGTH).is_some_and(|length| **length == [0, 0, 0, 1])
-}
-
-fn values<T: Nla>(attributes: &[T]) -> BTreeMap<u16, Vec<u8>> {
-    let value = |attribute: &T| {
-        let mut value = vec![0; attribute.value_len()];
-        attribute.emit_value(&mut value);
-        (attribute.kind() & NLA_TYPE_MASK, value)
-    };
-    let all = attributes.iter().map(value);
-    all.filter(|(_, value)| value.iter().any(|&byte| byte != 0)).collect()
-}
-
 fn emitted(emitable: &impl Emitable) -> Vec<u8> {
     let mut bytes = vec![0; emitable.buffer_len()];
     emitable.emit(&mut bytes);
     bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attributes_that_the_kernel_adds_make_no_difference() {
-        let sent = lookup("uplinks", None);
-        let Expressions::Lookup(mut attributes) = sent.clone() else { panic!() };
-        attributes.reverse();
-        attributes.push(Lookup::Flags(0));
-        assert_eq!(normal(&sent), normal(&Expressions::Lookup(attributes.clone())));
-        attributes.push(Lookup::Flags(1));
-        assert_ne!(normal(&sent), normal(&Expressions::Lookup(attributes)));
-        assert_eq!(normal(&counter()[0]), normal(&other("counter", &[(1, 7), (2, 9)])));
-        assert_ne!(normal(&accept()[0]), normal(&drop()[0]));
-        assert_ne!(normal(&jump("a")[0]), normal(&jump("b")[0]));
-    }
-
-    #[test]
-    fn the_byte_order_of_one_byte_makes_no_difference() {
-        // NFTA_BYTEORDER_SREG, _DREG, _OP, _LEN, _SIZE
-        let order = |length| other("byteorder", &[(1, 9), (2, 9), (3, 1), (4, length), (5, 2)]);
-        assert!(does_nothing(&order(1)));
-        assert!(!does_nothing(&order(2)));
-        assert!(!does_nothing(&accept()[0]));
-    }
-
-    #[test]
-    fn the_target_of_a_jump_is_found() {
-        assert_eq!(target(&jump("RIKLET")[0]), Some("RIKLET"));
-        assert_eq!(target(&accept()[0]), None);
-    }
 }
