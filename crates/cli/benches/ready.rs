@@ -3,7 +3,7 @@
 //!
 //! The real guest is `target/guest`, made by `scripts/guest target/guest`, under QEMU's TCG.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
@@ -16,9 +16,8 @@ const BUILTIN_ROUNDS: usize = 50;
 const QEMU_ROUNDS: usize = 5;
 
 pub(crate) fn measure(report: &mut Markdown) {
-    let guest = enclosure::repository().join("target/guest");
+    let guest = guest();
     let (kernel, initrd) = (guest.join("vmlinuz"), guest.join("initrd"));
-    assert!(initrd.exists(), "`scripts/guest target/guest` makes what is booted here");
     let builtin = json!({ "vmm": "builtin" });
     let qemu = json!({
         "vmm": "qemu", "accelerator": "tcg", "kernel": kernel, "initrd": initrd, "memory": 256,
@@ -40,6 +39,12 @@ pub(crate) fn measure(report: &mut Markdown) {
     );
 }
 
+/// Returns the directory of the real guest.
+fn guest() -> PathBuf {
+    let guest = enclosure::repository().join("target/guest").canonicalize();
+    guest.expect("`scripts/guest target/guest` makes what is booted here")
+}
+
 /// Runs the function this many times, and returns the median of each part.
 fn row(what: &str, backend: &str, rounds: usize, execution: &Value) -> [String; 6] {
     let node = Namespace::new();
@@ -59,8 +64,10 @@ fn row(what: &str, backend: &str, rounds: usize, execution: &Value) -> [String; 
         node.run(|| run_with_input(&mut command, "").1.stdout)
     };
     let mut times: [Vec<f64>; PARTS.len()] = Default::default();
+    let (guest, file) = (guest(), file.to_str().unwrap());
+    let images = ["--image-roots", guest.to_str().unwrap()];
     for _ in 0..rounds {
-        let run = ["run", "--detach", "--ready-timeout", "120", file.to_str().unwrap()];
+        let run = [&["run", "--detach", "--ready-timeout", "120"], &images[..], &[file]].concat();
         let ready: Value = serde_json::from_slice(&riklet(&run)).unwrap();
         for (samples, part) in times.iter_mut().zip(PARTS) {
             samples.push(ready[0]["readyMs"][part].as_f64().unwrap());
