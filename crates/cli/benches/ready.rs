@@ -41,8 +41,9 @@ pub(crate) fn measure(report: &mut Markdown) {
 
 /// Returns the directory of the real guest.
 fn guest() -> PathBuf {
-    let guest = enclosure::repository().join("target/guest").canonicalize();
-    guest.expect("`scripts/guest target/guest` makes what is booted here")
+    let guest = enclosure::repository().join("target/guest");
+    assert!(guest.is_dir(), "`scripts/guest target/guest` makes what is booted here");
+    guest.canonicalize().unwrap()
 }
 
 /// Runs the function this many times, and returns the median of each part.

@@ -3,9 +3,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use riklet_core::model::{
-    Account, Egress, FlowLimit, InstanceName, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts,
+    Account, BootArgs, Destination, Egress, Exposure, FlowLimit, Image, InstanceName,
+    InterfaceName, MarkMask, Memory, Mtu, Pool, SlotAccounts, Vcpus, Vmm,
 };
 use riklet_sdn::FirewallChoice;
+
+use super::run::described;
 
 /// Connects functions that run as microVMs: gives each a TAP, and publishes its ports on the host.
 #[derive(Debug, Parser)]
@@ -91,12 +94,17 @@ pub(crate) enum Command {
     /// Take functions down.
     Down(DownArgs),
     /// List the recorded functions and the state of their TAPs.
-    #[command(after_help = "Example:\n  riklet-sdn list --output json")]
-    List,
+    List(ListArgs),
     /// Show one function, or the settings that a VMM needs to attach to it.
     Inspect(InspectArgs),
     /// Show what `up` would do, step by step, without changing anything.
+    #[command(visible_alias = "diff")]
     Plan(PlanArgs),
+    /// Read definitions and print what they define; needs neither root nor a node.
+    Validate(ValidateArgs),
+    /// Print the JSON Schema of definitions, for editors.
+    #[command(after_help = "Example:\n  riklet-sdn schema > riklet-sdn.schema.json")]
+    Schema,
     /// Compare the kernel with the records; exit status 1 if they differ.
     #[command(after_help = "Example:\n  riklet-sdn check || riklet-sdn repair")]
     Check,
@@ -120,7 +128,7 @@ pub(crate) enum Command {
     /// Run the daemon: API, ready TAPs, and repair of drift, until Ctrl-C or SIGTERM.
     Serve(ServeArgs),
     /// Bring functions up and run their microVMs, until Ctrl-C or SIGTERM.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List running functions, and how earlier runs ended.
     #[command(after_help = "Example:\n  riklet-sdn ps")]
     Ps,
@@ -149,12 +157,37 @@ pub(crate) enum Command {
     },
 }
 
+/// The definitions that a command reads.
 #[derive(Debug, ClapArgs)]
+pub(crate) struct FileArgs {
+    /// Files with definitions in JSON or YAML, and directories of such files; `-` is standard input.
+    #[arg(value_name = "FILE", required_unless_present = "more")]
+    pub(crate) named: Vec<PathBuf>,
+    /// Another file or directory.
+    #[arg(long = "file", short = 'f', id = "more", value_name = "FILE")]
+    pub(crate) more: Vec<PathBuf>,
+}
+
+impl RunArgs {
+    /// Returns an iterator over the paths, in their order.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.named.iter().chain(&self.more)
+    }
+}
+
+impl FileArgs {
+    /// Returns an iterator over the paths, in their order.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.named.iter().chain(&self.more)
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(override_usage = "riklet-sdn up [OPTIONS] <FILE>...")]
 #[command(after_help = "Example:\n  riklet-sdn up examples/hello.json")]
 pub(crate) struct UpArgs {
-    /// Files with definitions in JSON or YAML; `-` is standard input.
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
     /// Refuse a port that a local process or another program has, even with `shadow: true`.
     #[arg(long)]
     pub(crate) strict: bool,
@@ -162,12 +195,16 @@ pub(crate) struct UpArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(override_usage = "riklet-sdn down [OPTIONS] <NAME>...\n       \
+                            riklet-sdn down [OPTIONS] --file <FILE>...\n       \
                             riklet-sdn down [OPTIONS] --all [--purge]")]
 #[command(after_help = "Example:\n  riklet-sdn down hello")]
 pub(crate) struct DownArgs {
     /// Names of the functions.
-    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "file"], conflicts_with = "all")]
     pub(crate) names: Vec<InstanceName>,
+    /// Take the functions down that a file, or the files of a directory, define; `-` is standard input.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "all")]
+    pub(crate) file: Vec<PathBuf>,
     /// Take all recorded functions down.
     #[arg(long)]
     pub(crate) all: bool,
@@ -175,6 +212,14 @@ pub(crate) struct DownArgs {
     /// ended runs and their logs.
     #[arg(long)]
     pub(crate) purge: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn list --output json")]
+pub(crate) struct ListArgs {
+    /// Print names only.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -203,20 +248,34 @@ pub(crate) enum InspectFormat {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(override_usage = "riklet-sdn plan [OPTIONS] <FILE>...")]
 #[command(after_help = "Example:\n  riklet-sdn plan examples/hello.json")]
 pub(crate) struct PlanArgs {
-    /// Files with definitions in JSON or YAML; `-` is standard input.
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(override_usage = "riklet-sdn validate [OPTIONS] <FILE>...")]
+#[command(after_help = "Example:\n  riklet-sdn validate examples/ports.yaml")]
+pub(crate) struct ValidateArgs {
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, ClapArgs)]
+#[command(override_usage = "riklet-sdn run [OPTIONS] <FILE>...\n       \
+                            riklet-sdn run [OPTIONS] [--publish <PORT:TARGET>]...")]
 #[command(after_help = "Example:\n  riklet-sdn run examples/hello.json")]
 pub(crate) struct RunArgs {
-    /// Files with definitions in JSON or YAML; `-` is standard input.
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
+    /// Files with definitions in JSON or YAML, and directories of such files; `-` is standard input. Without any, options
+    /// describe one function.
+    #[arg(value_name = "FILE")]
+    pub(crate) named: Vec<PathBuf>,
+    /// Another file or directory.
+    #[arg(long = "file", short = 'f', id = "more", value_name = "FILE")]
+    pub(crate) more: Vec<PathBuf>,
     /// Time limit for the guests to boot and their published ports to answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) ready_timeout: u16,
@@ -230,7 +289,7 @@ pub(crate) struct RunArgs {
     #[arg(long, requires = "console")]
     pub(crate) raw: bool,
     /// Return once all functions are ready, and leave a supervisor behind that outlives the terminal.
-    #[arg(long)]
+    #[arg(long, short)]
     pub(crate) detach: bool,
     /// Act as that supervisor.
     #[arg(long, hide = true, conflicts_with = "detach")]
@@ -246,6 +305,49 @@ pub(crate) struct RunArgs {
     pub(crate) for_member: bool,
     #[command(flatten)]
     pub(crate) vmm: VmmArgs,
+    #[command(flatten)]
+    pub(crate) described: DescribedArgs,
+}
+
+/// One function, in place of its definition.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "A function without a file")]
+#[group(id = "described", multiple = true, conflicts_with_all = ["named", "more"])]
+pub(crate) struct DescribedArgs {
+    /// Name of the function [default: hello].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<InstanceName>,
+    /// Ports of the host and of the guest: 8080:3000, 127.0.0.1:8080:3000 or 5353:53/udp [default: 8080:3000, if no option
+    /// describes the function].
+    #[arg(long, short, value_name = "PORT:TARGET", value_parser = described::exposure)]
+    pub(crate) publish: Vec<Exposure>,
+    /// VMM that runs it, or the guest that is built in [default: the VMM that the host has, if there is a kernel].
+    #[arg(long, value_parser = described::vmms())]
+    pub(crate) vmm: Option<Vmm>,
+    /// Kernel of the guest, a file or a URL.
+    #[arg(long, value_name = "IMAGE", value_parser = described::image)]
+    pub(crate) kernel: Option<Image>,
+    /// First file system of the guest, a file or a URL.
+    #[arg(long, value_name = "IMAGE", value_parser = described::image)]
+    pub(crate) initrd: Option<Image>,
+    /// Root file system of the guest, a file or a URL.
+    #[arg(long, value_name = "IMAGE", value_parser = described::image)]
+    pub(crate) rootfs: Option<Image>,
+    /// Memory of the guest, such as 512M or 2G.
+    #[arg(long, short, value_name = "SIZE")]
+    pub(crate) memory: Option<Memory>,
+    /// Number of processors of the guest.
+    #[arg(long, value_name = "COUNT", value_parser = described::vcpus)]
+    pub(crate) vcpus: Option<Vcpus>,
+    /// Additions to the kernel command line.
+    #[arg(long, value_name = "TEXT", value_parser = described::boot_args)]
+    pub(crate) boot_args: Option<BootArgs>,
+    /// Destination that it may reach as well, such as 10.0.5.0/24:5432/tcp or host:9000.
+    #[arg(long, value_name = "DESTINATION")]
+    pub(crate) allow: Vec<Destination>,
+    /// Destination that it may not reach.
+    #[arg(long, value_name = "DESTINATION")]
+    pub(crate) deny: Vec<Destination>,
 }
 
 /// Settings of microVMs that may also come from the environment or the configuration file.

@@ -1,9 +1,9 @@
 use std::process::ExitCode;
 
 use riklet_api::NodeApi;
-use riklet_core::model::Selector;
+use riklet_core::model::{Selector, Workload};
 
-use super::{args::DownArgs, error::CliError, output::Output};
+use super::{args::DownArgs, error::CliError, input, output::Output};
 
 pub(crate) fn run(
     node: &mut dyn NodeApi,
@@ -13,7 +13,12 @@ pub(crate) fn run(
     let selector = if args.all {
         Selector::All
     } else {
-        Selector::Named(args.names.iter().cloned().collect())
+        let defined = match &*args.file {
+            [] => vec![],
+            files => input::definitions(files)?,
+        };
+        let defined = defined.iter().map(Workload::name);
+        Selector::Named(args.names.iter().chain(defined).cloned().collect())
     };
     let mut report = node.down(&selector, args.purge)?;
     if report.steps.is_empty() {

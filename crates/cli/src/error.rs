@@ -15,6 +15,11 @@ pub(crate) use riklet_api::chain;
 pub(crate) enum CliError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{} has no file that ends in .{}", directory.display(), definition::EXTENSIONS.join(", ."))]
+    NoFiles { directory: PathBuf },
+    /// The function that options describe. Each reason names the field that a definition would have.
+    #[error("{}", reasons.join("; "))]
+    Described { reasons: Vec<String> },
     #[error("{}: longer than {} bytes, the most that is read", path.display(), definition::MAX_BYTES)]
     TooLarge { path: PathBuf },
     #[error("{}:{line}:{column}: not UTF-8 text", path.display())]
@@ -130,6 +135,8 @@ impl CliError {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Read { .. }
+            | Self::NoFiles { .. }
+            | Self::Described { .. }
             | Self::TooLarge { .. }
             | Self::NotText { .. }
             | Self::Console { .. }

@@ -1,5 +1,6 @@
 use std::{
-    fs::File,
+    ffi::OsStr,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -16,15 +17,49 @@ use rustix::{
 
 use super::error::CliError;
 
-/// Returns the workloads that these files define; `-` is standard input.
-pub(crate) fn definitions(files: &[PathBuf]) -> Result<Vec<Workload>, CliError> {
+/// Returns the workloads that these files define; `-` is standard input. Of a directory, its files with definitions are read,
+/// in the order of their names.
+pub(crate) fn definitions<'a>(
+    paths: impl IntoIterator<Item = &'a PathBuf>,
+) -> Result<Vec<Workload>, CliError> {
     let mut sources = Vec::new();
-    for path in files {
-        let text =
-            if path == Path::new("-") { text(path, io::stdin().lock())? } else { read(path)? };
-        sources.push(Source { name: path.display().to_string(), text });
+    for path in paths {
+        if path == Path::new("-") {
+            sources.push(source(path, text(path, io::stdin().lock())?));
+        } else if path.is_dir() {
+            for file in files_of(path)? {
+                sources.push(source(&file, read(&file)?));
+            }
+        } else {
+            sources.push(source(path, read(path)?));
+        }
     }
     Ok(definition::parse(&sources)?)
+}
+
+fn source(path: &Path, text: String) -> Source {
+    Source { name: path.display().to_string(), text }
+}
+
+/// Returns the files with definitions in a directory, without hidden ones and those in directories of it, as the daemon
+/// follows them.
+fn files_of(directory: &Path) -> Result<Vec<PathBuf>, CliError> {
+    let failed = |source| CliError::Read { path: directory.to_owned(), source };
+    let entries = fs::read_dir(directory).map_err(failed)?;
+    let paths: Result<Vec<_>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(failed)?;
+    paths.retain(|path| {
+        let text =
+            |part: Option<&OsStr>| part.and_then(OsStr::to_str).unwrap_or_default().to_owned();
+        let (name, extension) = (text(path.file_name()), text(path.extension()));
+        let known = definition::EXTENSIONS.contains(&&*extension);
+        known && !name.starts_with('.') && path.is_file()
+    });
+    paths.sort();
+    if paths.is_empty() {
+        return Err(CliError::NoFiles { directory: directory.to_owned() });
+    }
+    Ok(paths)
 }
 
 /// Returns the text of a file. A file that is too long, or endless, is not read to its end.

@@ -2,9 +2,13 @@ use std::process::ExitCode;
 
 use riklet_api::{ListEntry, NodeApi};
 
-use super::{error::CliError, output::Output, render};
+use super::{args::ListArgs, error::CliError, output::Output, render};
 
-pub(crate) fn run(node: &mut dyn NodeApi, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run(
+    node: &mut dyn NodeApi,
+    args: &ListArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
     let listed = match node.list() {
         Ok(listed) => listed,
         Err(error) => {
@@ -13,6 +17,12 @@ pub(crate) fn run(node: &mut dyn NodeApi, output: Output) -> Result<ExitCode, Cl
             return Err(error.into());
         }
     };
+    if args.quiet {
+        let names = || listed.iter().map(|line| line.instance.name.as_str());
+        let text = || names().flat_map(|name| [name, "\n"]).collect();
+        output.print(text, || names().collect::<Vec<_>>())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     output.print(
         || {
             let rows = listed.iter().map(|line| (&line.instance, vec![render::state(line)]));

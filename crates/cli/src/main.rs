@@ -28,6 +28,7 @@ mod stop;
 mod top;
 mod up;
 mod usage;
+mod validate;
 mod wait;
 
 use std::process::ExitCode;
@@ -78,9 +79,11 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
     match command {
         Command::Up(up) => up::run(&mut changing()?, &up, output),
         Command::Down(down) => down::run(&mut changing()?, &down, output),
-        Command::List => list::run(&mut node()?, output),
+        Command::List(list) => list::run(&mut node()?, &list, output),
         Command::Inspect(inspect) => inspect::run(&mut node()?, &inspect, output),
         Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
+        Command::Validate(validate) => validate::run(&validate, output),
+        Command::Schema => validate::schema(output),
         Command::Check => check::run(&mut node()?, output),
         Command::Repair { adopt: true, .. } => {
             repair::recovered(node()?.adopt()?, "nothing to take over", output)

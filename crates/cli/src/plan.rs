@@ -10,7 +10,7 @@ pub(crate) fn run(
     args: &PlanArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
-    let workloads = input::definitions(&args.files)?;
+    let workloads = input::definitions(args.files.paths())?;
     workloads.iter().try_for_each(supervisor::refuse_sources)?;
     let plan = node.plan(&workloads)?;
     output.warnings(&plan.warnings);

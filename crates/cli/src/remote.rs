@@ -34,7 +34,7 @@ pub(crate) fn client(args: &NodeArgs) -> Result<Option<Client>, CliError> {
 }
 
 pub(crate) fn run(client: &Client, args: &RunArgs, output: Output) -> Result<ExitCode, CliError> {
-    let workloads = input::definitions(&args.files)?;
+    let workloads = super::run::described::workloads(args)?;
     let started = client.start_runs(&workloads, args.ready_timeout, args.no_wait)?;
     for ready in &started.ready {
         ready.warnings.iter().for_each(|warning| output.remark(&format!("warning: {warning}")));

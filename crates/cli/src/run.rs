@@ -3,6 +3,7 @@
 mod announce;
 mod booting;
 mod console;
+pub(crate) mod described;
 mod detach;
 mod signals;
 
@@ -41,7 +42,7 @@ pub(crate) fn run<K: Kernel>(
     args: &RunArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
-    let workloads = input::definitions(&args.files)?;
+    let workloads = described::workloads(args)?;
     input::require_taps()?;
     if args.console && workloads.len() != 1 {
         return Err(CliError::Console { count: workloads.len() });
@@ -103,20 +104,24 @@ fn supervise<K: Kernel>(
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns the directories of the definitions, whose images they may name; that of standard input is the current one. A
-/// supervisor is told of them: the current directory of a daemon is `/`.
+/// Returns the directories of the definitions, whose images they may name; that of standard input and of options is the
+/// current one. A supervisor is told of them: the current directory of a daemon is `/`.
 pub(super) fn beside(args: &RunArgs) -> Result<Vec<PathBuf>, CliError> {
     if args.supervise {
         return Ok(args.beside.clone());
     }
     let of = |file: &PathBuf| {
         let is_input = file == Path::new("-");
-        let directory = file.parent().filter(|parent| !is_input && !parent.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
+        let parent = file.parent().filter(|parent| !is_input && !parent.as_os_str().is_empty());
+        let directory = if file.is_dir() { file } else { parent.unwrap_or(Path::new(".")) };
         let failed = |source| CliError::Read { path: directory.to_owned(), source };
         std::path::absolute(directory).map_err(failed)
     };
-    args.files.iter().map(of).collect()
+    let mut beside: Vec<_> = args.paths().map(of).collect::<Result<_, _>>()?;
+    if beside.is_empty() {
+        beside.push(of(&PathBuf::from("-"))?);
+    }
+    Ok(beside)
 }
 
 /// Prints the progress of a supervisor.

@@ -9,7 +9,7 @@ pub(crate) fn run(
     args: &UpArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
-    let workloads = input::definitions(&args.files)?;
+    let workloads = input::definitions(args.files.paths())?;
     let mut report = node.up(&workloads, args.strict)?;
     output.print(
         || match &*report.instances {

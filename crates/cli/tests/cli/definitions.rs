@@ -120,7 +120,7 @@ fn unreadable_files_are_refused() {
     let refused = files.map(|file| environment.refused(2, &["up", file]));
     insta::assert_snapshot!(refused.concat(), @r"
     error: cannot read missing.json: No such file or directory (os error 2)
-    error: cannot read directory: Is a directory (os error 21)
+    error: directory has no file that ends in .json, .yaml, .yml
     error: latin1.yaml:2:10: not UTF-8 text
     error: long.json: longer than 1048576 bytes, the most that is read
     error: /dev/zero: longer than 1048576 bytes, the most that is read

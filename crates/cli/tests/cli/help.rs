@@ -21,7 +21,9 @@ fn help_lists_the_commands() {
       down         Take functions down
       list         List the recorded functions and the state of their TAPs
       inspect      Show one function, or the settings that a VMM needs to attach to it
-      plan         Show what `up` would do, step by step, without changing anything
+      plan         Show what `up` would do, step by step, without changing anything [alias: diff]
+      validate     Read definitions and print what they define; needs neither root nor a node
+      schema       Print the JSON Schema of definitions, for editors
       check        Compare the kernel with the records; exit status 1 if they differ
       repair       Make the kernel match the records: restore what drifted, remove what leaked
       events       Print what the daemon and other processes did; needs a daemon
@@ -106,26 +108,32 @@ fn every_command_has_help_with_one_example() {
     Usage: riklet-sdn up [OPTIONS] <FILE>...
 
     Arguments:
-      <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
+      [FILE]...  Files with definitions in JSON or YAML, and directories of such files; `-` is standard
+                 input
 
     Options:
-          --strict  Refuse a port that a local process or another program has, even with `shadow: true`
-      -h, --help    Print help
+      -f, --file <FILE>  Another file or directory
+          --strict       Refuse a port that a local process or another program has, even with `shadow:
+                         true`
+      -h, --help         Print help
       riklet-sdn up examples/hello.json
 
     Take functions down
 
     Usage: riklet-sdn down [OPTIONS] <NAME>...
+           riklet-sdn down [OPTIONS] --file <FILE>...
            riklet-sdn down [OPTIONS] --all [--purge]
 
     Arguments:
       [NAME]...  Names of the functions
 
     Options:
-          --all    Take all recorded functions down
-          --purge  Also remove what all functions share, and restore what was changed on the host; with
-                   --all, forget ended runs and their logs
-      -h, --help   Print help
+      -f, --file <FILE>  Take the functions down that a file, or the files of a directory, define; `-`
+                         is standard input
+          --all          Take all recorded functions down
+          --purge        Also remove what all functions share, and restore what was changed on the host;
+                         with --all, forget ended runs and their logs
+      -h, --help         Print help
       riklet-sdn down hello
 
     List the recorded functions and the state of their TAPs
@@ -133,7 +141,8 @@ fn every_command_has_help_with_one_example() {
     Usage: riklet-sdn list [OPTIONS]
 
     Options:
-      -h, --help  Print help
+      -q, --quiet  Print names only
+      -h, --help   Print help
       riklet-sdn list --output json
 
     Show one function, or the settings that a VMM needs to attach to it
@@ -155,11 +164,34 @@ fn every_command_has_help_with_one_example() {
     Usage: riklet-sdn plan [OPTIONS] <FILE>...
 
     Arguments:
-      <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
+      [FILE]...  Files with definitions in JSON or YAML, and directories of such files; `-` is standard
+                 input
+
+    Options:
+      -f, --file <FILE>  Another file or directory
+      -h, --help         Print help
+      riklet-sdn plan examples/hello.json
+
+    Read definitions and print what they define; needs neither root nor a node
+
+    Usage: riklet-sdn validate [OPTIONS] <FILE>...
+
+    Arguments:
+      [FILE]...  Files with definitions in JSON or YAML, and directories of such files; `-` is standard
+                 input
+
+    Options:
+      -f, --file <FILE>  Another file or directory
+      -h, --help         Print help
+      riklet-sdn validate examples/ports.yaml
+
+    Print the JSON Schema of definitions, for editors
+
+    Usage: riklet-sdn schema [OPTIONS]
 
     Options:
       -h, --help  Print help
-      riklet-sdn plan examples/hello.json
+      riklet-sdn schema > riklet-sdn.schema.json
 
     Compare the kernel with the records; exit status 1 if they differ
 
@@ -225,11 +257,14 @@ fn every_command_has_help_with_one_example() {
     Bring functions up and run their microVMs, until Ctrl-C or SIGTERM
 
     Usage: riklet-sdn run [OPTIONS] <FILE>...
+           riklet-sdn run [OPTIONS] [--publish <PORT:TARGET>]...
 
     Arguments:
-      <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
+      [FILE]...  Files with definitions in JSON or YAML, and directories of such files; `-` is standard
+                 input. Without any, options describe one function
 
     Options:
+      -f, --file <FILE>                 Another file or directory
           --ready-timeout <SECONDS>     Time limit for the guests to boot and their published ports to
                                         answer, in seconds [default: 10]
           --no-wait                     Do not wait until the published ports answer
@@ -237,7 +272,7 @@ fn every_command_has_help_with_one_example() {
                                         function
           --raw                         Print control characters of the console as they are, also to a
                                         terminal
-          --detach                      Return once all functions are ready, and leave a supervisor
+      -d, --detach                      Return once all functions are ready, and leave a supervisor
                                         behind that outlives the terminal
           --image-roots <DIR>           Directories in which definitions may name images, separated by
                                         commas [default: that of the definition, /srv, /var/lib] [env:
@@ -251,6 +286,23 @@ fn every_command_has_help_with_one_example() {
                                         and clients of the socket to name such addresses [env:
                                         RIKLET_SDN_PRIVATE_REDIRECTS]
       -h, --help                        Print help
+
+    A function without a file:
+          --name <NAME>            Name of the function [default: hello]
+      -p, --publish <PORT:TARGET>  Ports of the host and of the guest: 8080:3000, 127.0.0.1:8080:3000 or
+                                   5353:53/udp [default: 8080:3000, if no option describes the function]
+          --vmm <VMM>              VMM that runs it, or the guest that is built in [default: the VMM
+                                   that the host has, if there is a kernel] [possible values:
+                                   firecracker, qemu, cloud-hypervisor, builtin]
+          --kernel <IMAGE>         Kernel of the guest, a file or a URL
+          --initrd <IMAGE>         First file system of the guest, a file or a URL
+          --rootfs <IMAGE>         Root file system of the guest, a file or a URL
+      -m, --memory <SIZE>          Memory of the guest, such as 512M or 2G
+          --vcpus <COUNT>          Number of processors of the guest
+          --boot-args <TEXT>       Additions to the kernel command line
+          --allow <DESTINATION>    Destination that it may reach as well, such as 10.0.5.0/24:5432/tcp
+                                   or host:9000
+          --deny <DESTINATION>     Destination that it may not reach
       riklet-sdn run examples/hello.json
 
     List running functions, and how earlier runs ended
@@ -385,6 +437,7 @@ fn errors_about_arguments_suggest_a_correction() {
       <NAME>...
 
     Usage: riklet-sdn down [OPTIONS] <NAME>...
+           riklet-sdn down [OPTIONS] --file <FILE>...
            riklet-sdn down [OPTIONS] --all [--purge]
 
     For more information, try '--help'.
@@ -392,6 +445,7 @@ fn errors_about_arguments_suggest_a_correction() {
     error: the argument '[NAME]...' cannot be used with '--all'
 
     Usage: riklet-sdn down [OPTIONS] <NAME>...
+           riklet-sdn down [OPTIONS] --file <FILE>...
            riklet-sdn down [OPTIONS] --all [--purge]
 
     For more information, try '--help'.

@@ -14,6 +14,7 @@ mod daemon;
 mod definitions;
 mod environment;
 mod examples;
+mod files;
 mod help;
 mod host;
 mod implementors;

@@ -82,6 +82,7 @@ fn run_with_console_takes_exactly_one_function() {
     error: the argument '--console' cannot be used with '--detach'
 
     Usage: riklet-sdn run [OPTIONS] <FILE>...
+           riklet-sdn run [OPTIONS] [--publish <PORT:TARGET>]...
 
     For more information, try '--help'.
     ");

@@ -94,6 +94,23 @@ on_every_firewall!(run_shows_functions_until_it_is_told_to_end, |world| {
     }
 });
 
+on_every_firewall!(options_describe_a_function_without_a_file, |world| {
+    let before = SystemState::take(&world.node);
+    let described: [(&[&str], &str, u16); 2] = [
+        (&["run"], "hello", 8080),
+        (&["run", "--name", "web", "-p", "5353:53/udp", "-p", "9090:3000"], "web", 9090),
+    ];
+    for (arguments, name, port) in described {
+        let mut running = world.riklet_in_background(arguments, "");
+        running.wait_for_line("ready in");
+        let answer = http_get(&world.client, (NODE_LAN, port), "/");
+        assert_eq!((&answer["function"], &answer["port"]), (&name.into(), &3000.into()));
+        running.signal(Signal::INT);
+        running.wait().success();
+    }
+    assert_same(&before, &SystemState::take(&world.node));
+});
+
 on_every_firewall!(run_leaves_alone_what_was_up_before, |world| {
     let resident = function("resident", &[exposure(Tcp, 7070, 3000)]);
     let [resident] = world.start([(resident, &[(Tcp, 3000)])]);

@@ -3,6 +3,7 @@
 mod canonical;
 mod error;
 mod json;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -12,6 +13,7 @@ mod yaml;
 pub(crate) use canonical::{egress_value, execution_value, exposure_value};
 pub use canonical::{from_json, to_json, to_value};
 pub use error::{Error, Errors, Reason, SourceLocation};
+pub use schema::schema;
 pub use tree::Sort;
 pub(crate) use tree::Value as TreeValue;
 pub(crate) use validate::{Object, Validator};
@@ -27,6 +29,8 @@ const POD: &str = "Pod";
 pub const EXPOSURE_TYPE: &str = "NodePort";
 /// The longest text that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
+/// The extensions of the files with definitions in a directory.
+pub const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
 /// The deepest nesting of values.
 const MAX_DEPTH: usize = 32;
 

@@ -16,11 +16,8 @@ use rustix::{
 
 use super::decide::Files;
 use riklet_api::chain;
-use riklet_core::definition::{self, MAX_BYTES, Source};
+use riklet_core::definition::{self, EXTENSIONS, MAX_BYTES, Source};
 use riklet_kernel::timer::{self, is_exhausted};
-
-/// The extensions of definition files.
-const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 
 /// The interval in which a directory that cannot be watched is read.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -141,7 +138,7 @@ impl Directory {
             let path = entry?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             let known = path.extension().and_then(|ending| ending.to_str());
-            if name.starts_with('.') || !known.is_some_and(|ending| ENDINGS.contains(&ending)) {
+            if name.starts_with('.') || !known.is_some_and(|ending| EXTENSIONS.contains(&ending)) {
                 continue;
             }
             match read(&path) {

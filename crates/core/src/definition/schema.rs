@@ -1,0 +1,342 @@
+//! The JSON Schema of definitions (<https://json-schema.org/draft/2020-12>), which editors complete and check by.
+
+use serde_json::{Value, json};
+
+use super::{API_VERSION, EXPOSURE_TYPE, kinds};
+use crate::model::{
+    Accelerator, Dns, Egress, EgressPolicy, InstanceName, Memory, Protocol, Queues, Ready, Vcpus,
+    Vmm,
+};
+
+/// Returns the schema of a definition, or of a list of definitions. Each field has a description, and its default where there is
+/// one.
+///
+/// [`super::parse`] checks more, such as clashes of ports; of names such as `qemu`, it takes those in upper case as well.
+#[must_use]
+pub fn schema() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Definitions of Riklet SDN",
+        "oneOf": [
+            { "$ref": "#/$defs/definition" },
+            { "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/definition" } },
+        ],
+        "$defs": {
+            "definition": definition(),
+            "execution": execution(),
+            "image": image(),
+            "account": account(),
+            "exposure": exposure(),
+            "ports": ports(),
+            "network": network(),
+            "destination": destination(),
+        },
+    })
+}
+
+fn definition() -> Value {
+    let function = object(
+        "A function: one microVM.",
+        &[],
+        [
+            ("execution", reference("execution")),
+            (
+                "exposure",
+                json!({
+                    "description": "Ports of the node that lead to the guest: one exposure, or a list of them.",
+                    "oneOf": [
+                        reference("exposure"),
+                        { "type": "array", "items": reference("exposure") },
+                    ],
+                }),
+            ),
+            ("network", reference("network")),
+        ],
+    );
+    let containers = json!({
+        "description": "Nothing: RIK's other kind has containers.",
+        "type": "array",
+        "maxItems": 0,
+    });
+    let spec = [("function", function), ("containers", containers)];
+    let name = json!({
+        "description": "The name, unique on the node: letters, digits, '.' and '-', the first and the last a letter or a digit.",
+        "type": "string",
+        "minLength": 1,
+        "maxLength": InstanceName::MAX_LENGTH,
+        "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+    });
+    let kinds: Vec<_> = kinds().collect();
+    let fields = [
+        ("apiVersion", one_of("The version of the format.", &[API_VERSION])),
+        ("kind", one_of("The kind of workload.", &kinds)),
+        ("name", name),
+        (
+            "replicas",
+            json!({ "description": "The number of instances.", "const": 1, "default": 1 }),
+        ),
+        ("spec", object("The workload.", &["function"], spec)),
+    ];
+    object("A workload.", &["apiVersion", "kind", "name", "spec"], fields)
+}
+
+fn execution() -> Value {
+    let image = |text: &str| described(text, reference("image"));
+    let account = |text: &str| described(text, reference("account"));
+    let amount = json!({
+        "description": "The memory: MiB as a number, or an amount with a binary unit. By default 128 MiB.",
+        "oneOf": [
+            { "type": "integer", "minimum": 1, "maximum": Memory::MAX_MIB },
+            { "type": "string", "pattern": "^[0-9]+[KMG]$" },
+        ],
+        "examples": ["512M", "2G", 512],
+    });
+    let dns = json!({
+        "description": "The name servers that the guest asks; none if the list is empty. By default those of the host.",
+        "type": "array",
+        "maxItems": Dns::MAX,
+        "items": { "type": "string" },
+        "examples": [["192.0.2.53"]],
+    });
+    let boot_args = json!({
+        "description": "Additions to the kernel command line.",
+        "type": "string",
+    });
+    let vmm = "The VMM that runs it. By default one that the host has; without a kernel, the guest that is built in.";
+    let accelerator = "The accelerator of QEMU. By default kvm where it works.";
+    let read_only = "True if the guest may not write to its root file system.";
+    let shared_user = "True if other functions may run as the same user.";
+    let fields = [
+        ("vmm", one_of(vmm, &Vmm::ALL.map(Vmm::as_str))),
+        ("kernel", image("The guest's kernel.")),
+        ("initrd", image("The guest's first file system, in memory.")),
+        ("rootfs", image("The guest's root file system.")),
+        ("readOnly", switch(read_only)),
+        ("vcpus", count("The number of processors.", Vcpus::MAX, 1)),
+        ("memory", amount),
+        ("bootArgs", boot_args),
+        ("accelerator", one_of(accelerator, &Accelerator::ALL.map(Accelerator::as_str))),
+        (
+            "user",
+            account(
+                "The user that the VMM runs as, and that owns the TAP. By default a user of its own.",
+            ),
+        ),
+        ("group", account("The group that the VMM runs as, and that owns the TAP.")),
+        ("sharedUser", switch(shared_user)),
+        (
+            "queues",
+            count(
+                "The number of queue pairs of the TAP, for QEMU and Cloud Hypervisor.",
+                Queues::MAX,
+                1,
+            ),
+        ),
+        ("dns", dns),
+    ];
+    object("The microVM, used by `run`.", &[], fields)
+}
+
+fn image() -> Value {
+    let source = json!({
+        "description": "A path, or a URL: file://, http:// or https://.",
+        "type": "string",
+        "minLength": 1,
+    });
+    let sha256 = json!({
+        "description": "The SHA-256 of the file, in hexadecimal digits.",
+        "type": "string",
+        "pattern": "^[0-9a-fA-F]{64}$",
+    });
+    let fields = [("source", source.clone()), ("sha256", sha256)];
+    json!({ "oneOf": [source, object("A file, with its checksum.", &["source"], fields)] })
+}
+
+fn account() -> Value {
+    let name = json!({ "description": "A name, or a number.", "type": "string" });
+    let number = json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 });
+    json!({ "oneOf": [name, number] })
+}
+
+fn exposure() -> Value {
+    let protocols: Vec<_> = Protocol::ALL
+        .into_iter()
+        .flat_map(|protocol| [protocol.as_str().to_owned(), protocol.as_str().to_uppercase()])
+        .collect();
+    let protocols: Vec<_> = protocols.iter().map(String::as_str).collect();
+    let port = |text: &str| described(text, reference("ports"));
+    let address = json!({
+        "description": "The address of the node that the ports are published at. By default all of them.",
+        "type": "string",
+        "examples": ["127.0.0.1"],
+    });
+    let ready = "The sign by which `run` takes it for ready. By default tcp for TCP, else carrier.";
+    let shadow = "True to publish it also where a local process or another program has the port.";
+    let fields = [
+        ("port", port("The port of the node, or a range of ports.")),
+        (
+            "targetPort",
+            port("The port of the guest, or a range as long. By default the same as port."),
+        ),
+        (
+            "type",
+            with_default(one_of("The type of RIK's schema.", &[EXPOSURE_TYPE]), EXPOSURE_TYPE),
+        ),
+        ("protocol", with_default(one_of("The transport protocol.", &protocols), "TCP")),
+        ("hostAddress", address),
+        ("ready", one_of(ready, &Ready::ALL.map(Ready::as_str))),
+        ("shadow", switch(shadow)),
+    ];
+    object("Ports of the node that lead to ports of the guest.", &["port"], fields)
+}
+
+fn ports() -> Value {
+    let number = json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX });
+    json!({ "oneOf": [number, { "type": "string", "pattern": "^ *[0-9]+ *(- *[0-9]+ *)?$" }] })
+}
+
+fn network() -> Value {
+    let list = |text: &str| {
+        json!({
+            "description": text,
+            "type": "array",
+            "maxItems": EgressPolicy::MAX,
+            "items": reference("destination"),
+        })
+    };
+    let default =
+        "The reach beyond what is allowed and denied. By default that of the node (`egress`).";
+    let egress = [
+        ("default", one_of(default, &Egress::ALL.map(Egress::as_str))),
+        ("allow", list("Destinations that it may reach as well.")),
+        ("deny", list("Destinations that it may not reach, also if they are allowed.")),
+    ];
+    let egress = object("The destinations that it may begin connections to.", &[], egress);
+    object("The function's network.", &[], [("egress", egress)])
+}
+
+fn destination() -> Value {
+    json!({
+        "description": "An IPv4 network or address, or `host`; with ports, and with /tcp or /udp.",
+        "type": "string",
+        "examples": ["10.0.5.0/24", "10.0.5.0/24:5000-5010/tcp", "192.0.2.7:443", "host:9000"],
+    })
+}
+
+fn object<const COUNT: usize>(
+    text: &str,
+    required: &[&str],
+    fields: [(&str, Value); COUNT],
+) -> Value {
+    let fields: serde_json::Map<_, _> =
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let mut object = json!({
+        "description": text,
+        "type": "object",
+        "properties": fields,
+        "additionalProperties": false,
+    });
+    if !required.is_empty() {
+        object["required"] = json!(required);
+    }
+    object
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/$defs/{name}") })
+}
+
+fn described(text: &str, mut value: Value) -> Value {
+    value["description"] = json!(text);
+    value
+}
+
+fn with_default(mut value: Value, default: &str) -> Value {
+    value["default"] = json!(default);
+    value
+}
+
+fn one_of(text: &str, values: &[&str]) -> Value {
+    json!({ "description": text, "enum": values })
+}
+
+fn switch(text: &str) -> Value {
+    json!({ "description": text, "type": "boolean", "default": false })
+}
+
+fn count(text: &str, most: u8, default: u8) -> Value {
+    json!({ "description": text, "type": "integer", "minimum": 1, "maximum": most, "default": default })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::definition::{Reason, Source, parse};
+
+    /// Returns the fields that the parser knows where this definition has the field `what`.
+    fn known(definition: &Value) -> BTreeSet<String> {
+        let source = Source { name: "a.json".to_owned(), text: definition.to_string() };
+        let errors = parse(&[source]).unwrap_err();
+        let known = errors.iter().find_map(|error| match &error.reason {
+            Reason::UnknownField { known, .. } => Some(*known),
+            _ => None,
+        });
+        known.unwrap().iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_schema_has_the_fields_that_are_read() {
+        let schema = schema();
+        let of = |path: &str| -> BTreeSet<String> {
+            let fields = schema.pointer(path).unwrap().as_object().unwrap();
+            fields.keys().cloned().collect()
+        };
+        let what = || json!({ "what": 1 });
+        let with = |function: Value| {
+            json!({
+                "apiVersion": "v1", "kind": "Function", "name": "a", "spec": { "function": function },
+            })
+        };
+        let mut wrong = with(json!({}));
+        wrong["what"] = json!(1);
+        assert_eq!(of("/$defs/definition/properties"), known(&wrong));
+        let mut wrong = with(json!({}));
+        wrong["spec"]["what"] = json!(1);
+        assert_eq!(of("/$defs/definition/properties/spec/properties"), known(&wrong));
+        for (path, function) in [
+            ("/$defs/definition/properties/spec/properties/function/properties", what()),
+            ("/$defs/execution/properties", json!({ "execution": what() })),
+            ("/$defs/image/oneOf/1/properties", json!({ "execution": { "kernel": what() } })),
+            ("/$defs/exposure/properties", json!({ "exposure": what() })),
+            ("/$defs/network/properties", json!({ "network": what() })),
+            (
+                "/$defs/network/properties/egress/properties",
+                json!({ "network": { "egress": what() } }),
+            ),
+        ] {
+            assert_eq!(of(path), known(&with(function)), "{path}");
+        }
+    }
+
+    #[test]
+    fn each_field_is_described() {
+        fn undescribed(path: &str, value: &Value, found: &mut Vec<String>) {
+            let fields = value.get("properties").and_then(Value::as_object);
+            for (name, field) in fields.into_iter().flatten() {
+                let path = format!("{path}.{name}");
+                if field.get("description").is_none() && field.get("$ref").is_none() {
+                    found.push(path.clone());
+                }
+                undescribed(&path, field, found);
+            }
+        }
+        let schema = schema();
+        let mut found = vec![];
+        for (name, definition) in schema["$defs"].as_object().unwrap() {
+            undescribed(name, definition, &mut found);
+        }
+        assert_eq!(found, [""; 0]);
+    }
+}
