@@ -42,11 +42,11 @@ pub fn alias(data: &[u8]) {
     assert!(marked.is_none() || alias::mark(Some(text)).is_some());
     let Some(marked) = marked else { return };
     let owner = Owner::new(OwnerId::new(7), "/run/riklet-sdn");
-    let written =
-        alias::render(&owner, (marked.kind, &marked.name), marked.policy, &marked.exposures);
+    let (kind, words) = (marked.kind, (marked.policy, marked.limits));
+    let written = alias::render(&owner, (kind, &marked.name), words, &marked.exposures);
     let again = alias::parse(&written);
     let same = again.is_some_and(|again| {
-        (again.kind, &again.name, again.policy) == (marked.kind, &marked.name, marked.policy)
+        (again.kind, &again.name, (again.policy, again.limits)) == (kind, &marked.name, words)
             && marked.exposures.starts_with(&again.exposures)
     });
     assert!(same, "{written:?} does not read back");

@@ -231,6 +231,12 @@ enum Place {
 use Place::{Arp, ArpMac, Drop, Icmp, Identified, Ipv4, On, Pass, Quote, Udp};
 use Step::{At, Do, If};
 
+/// Returns the program that matches every frame.
+#[must_use]
+pub const fn every() -> Instruction {
+    Instruction { code: RETURN, if_true: 0, if_false: 0, operand: NEXT }
+}
+
 /// Returns the steps of the program for frames from guests; `first` is the address of the guest of slot 0.
 fn from_guest(first: Ipv4Addr) -> Vec<Step> {
     let [m_0, m_1, m_2, m_3, ..] = Slot::new(0).guest_mac().octets();

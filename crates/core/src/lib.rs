@@ -21,6 +21,7 @@ pub mod nearest;
 pub mod plan;
 pub mod reach;
 pub mod routing;
+pub mod shaping;
 pub mod small;
 pub mod switch;
 pub mod workload;

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::{
     address::{InterfaceName, MacAddress, Slot},
+    shaping::{Bucket, Shaping, ShapingState, Twin},
     small::{SmallMap, SmallSet},
     workload::alias,
 };
@@ -40,6 +41,8 @@ pub struct LinkSpec {
     pub link_local: Option<Ipv6Addr>,
     /// The user and the group that may open the TAP, and its queues.
     pub tap: Tap,
+    /// The limits of its traffic.
+    pub shaping: Shaping,
 }
 
 /// The attributes that only a TAP has (`IFLA_TUN_*` of `<linux/if_link.h>`).
@@ -112,6 +115,8 @@ pub struct LinkState {
     pub guarded: bool,
     /// Its attributes as a TAP; `None` if it is not a TAP.
     pub tap: Option<Tap>,
+    /// The limits of its traffic.
+    pub shaping: ShapingState,
 }
 
 /// An interface that is not ours.
@@ -139,6 +144,8 @@ pub enum Remedy {
     SetAlias,
     /// `configure_link` of the kernel, even while a process has the TAP open.
     Configure,
+    /// `shape` of the kernel, even while a process has the TAP open.
+    Shape,
     /// `set_owner` of the kernel, while no process has the TAP open.
     SetOwner,
     /// A new interface: the kernel sets `IFF_MULTI_QUEUE` at creation only, and takes no user and no group away
@@ -185,7 +192,21 @@ impl LinkSpec {
             ipv6: self.link_local.is_some(),
             guarded: true,
             tap: Some(self.tap),
+            shaping: self.shaped(),
         }
+    }
+
+    /// Returns the shaping as specified.
+    #[must_use]
+    pub fn shaped(&self) -> ShapingState {
+        let Shaping { to_guest, from_guest } = self.shaping;
+        ShapingState { to_guest, from_guest, twin: from_guest.and_then(|_| self.twin()) }
+    }
+
+    /// Returns the twin that the interface has if what its guest sends is limited. Its mark is that of the interface.
+    #[must_use]
+    pub fn twin(&self) -> Option<Twin> {
+        Some(Twin { alias: Some(alias::signature_of(&self.alias)?.to_owned()) })
     }
 
     /// Returns the differences of the interface, except for addresses that it should not have
@@ -225,7 +246,23 @@ impl LinkSpec {
             let known = state.neighbours.get(neighbour);
             note(known != Some(mac), &|| format!("neighbour {neighbour} at {mac}"));
         }
+        found.extend(self.shaping_differences(&state.shaping));
         found
+    }
+
+    /// Returns the differences of the shaping. What a guest sends is limited only if the twin is as it must be; a twin that
+    /// nothing needs is a difference as well.
+    fn shaping_differences(&self, state: &ShapingState) -> impl Iterator<Item = LinkDifference> {
+        let wanted = self.shaped();
+        let text = |what: &str, bucket: Option<Bucket>| {
+            let text =
+                bucket.map_or_else(|| format!("no limit of {what}"), |b| format!("{what} {b}"));
+            LinkDifference { text, remedy: Remedy::Shape }
+        };
+        let ingress = wanted.to_guest != state.to_guest;
+        let egress = wanted.from_guest != state.from_guest || wanted.twin != state.twin;
+        let ingress = ingress.then(|| text("ingress", wanted.to_guest));
+        ingress.into_iter().chain(egress.then(|| text("egress", wanted.from_guest)))
     }
 
     fn tap_differences(&self, state: Option<&Tap>) -> Vec<LinkDifference> {

@@ -27,6 +27,7 @@ use crate::{
     model::{InterfaceName, Mark, Owner, Pool, Slot},
     reach,
     routing::{RoutingRule, UplinkRoute},
+    shaping::{ShapingState, Twin},
     small::SmallSet,
     workload::{Fragment, alias},
 };
@@ -96,6 +97,8 @@ pub enum LinkDeletion {
 pub struct Observed {
     /// Interfaces named `rik<digits>`.
     pub links: BTreeMap<Slot, LinkState>,
+    /// The twins of such interfaces, also of those that do not exist, if all were looked at.
+    pub twins: BTreeMap<Slot, Twin>,
     /// The firewall, compared with the desired ruleset.
     pub firewall: FirewallState,
     /// Empty tables of the firewall, if no object of ours shall remain.
@@ -121,6 +124,8 @@ pub enum Step {
     SetAlias(InterfaceName, String),
     /// Configure an existing TAP as it must be.
     ConfigureLink(LinkSpec, Vec<LinkDifference>),
+    /// Limit the traffic of an existing TAP as it must be.
+    Shape(LinkSpec, Vec<LinkDifference>),
     /// Give an existing TAP to its user and its group.
     SetOwner(InterfaceName, Tap, Vec<LinkDifference>),
     /// Delete a TAP that has to be replaced. Its creation follows.
@@ -153,7 +158,7 @@ pub enum Step {
     DrainLinks(BTreeMap<InterfaceName, SmallSet<IpNet>>),
     /// Takes interfaces that no process has open out of service, and marks them to be set down and deleted.
     RetireLinks(BTreeSet<InterfaceName>),
-    /// Deletes the draining interfaces, all in one call.
+    /// Deletes the draining interfaces, and twins that nothing needs, all in one call.
     DeleteLinks(BTreeSet<InterfaceName>),
     /// Delete the empty tables that the firewall's program created by being called, except these.
     RemoveEmptyTables(Backend, BTreeSet<String>),
@@ -164,7 +169,7 @@ impl Step {
     #[must_use]
     pub fn slot(&self) -> Option<Slot> {
         match self {
-            Self::CreateLink(spec) | Self::ConfigureLink(spec, _) => {
+            Self::CreateLink(spec) | Self::ConfigureLink(spec, _) | Self::Shape(spec, _) => {
                 Slot::of_interface(spec.name.as_str())
             }
             Self::SetAlias(name, _)
@@ -222,8 +227,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let leaving = leaving_links(desired, &untouched, &fragments, observed);
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
     let drain = drain_steps(desired.deletion, &leaving, observed);
-    let delete = (!leaving.is_empty() && desired.deletion == LinkDeletion::Immediate)
-        .then(|| Step::DeleteLinks(leaving.iter().map(|slot| slot.interface()).collect()));
+    let twins = leaving_twins(&leaving, &untouched, &fragments, observed);
+    let deleted: BTreeSet<_> = leaving.iter().map(|slot| slot.interface()).chain(twins).collect();
+    let delete = (!deleted.is_empty() && desired.deletion == LinkDeletion::Immediate)
+        .then_some(Step::DeleteLinks(deleted));
     let mut entries: BTreeSet<Entry> =
         fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
     entries.extend(entries_left_alone(desired.pool, &untouched, observed));
@@ -329,10 +336,37 @@ fn leaving_links(
         .collect()
 }
 
+/// Returns the twins of our interfaces that belong to no instance, and those that are left of interfaces that are gone.
+fn leaving_twins(
+    leaving: &BTreeSet<Slot>,
+    untouched: &BTreeSet<Slot>,
+    fragments: &BTreeMap<Slot, &Fragment>,
+    observed: &Observed,
+) -> BTreeSet<InterfaceName> {
+    let of_leaving = leaving.iter().filter_map(|slot| {
+        let link = observed.links.get(slot)?;
+        link.shaping.twin.is_some().then_some(*slot)
+    });
+    let kept = |slot: &Slot| {
+        let stays = observed.links.contains_key(slot) && !leaving.contains(slot);
+        stays || fragments.contains_key(slot) || untouched.contains(slot)
+    };
+    let ours = observed.twins.iter().filter(|(slot, twin)| twin.is_ours() && !kept(slot));
+    of_leaving.chain(ours.map(|(slot, _)| *slot)).map(Twin::name).collect()
+}
+
 fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step> {
     let spec = &fragment.link;
+    let anew = |needed: bool| {
+        let shape = || {
+            let nothing = LinkState { shaping: ShapingState::default(), ..spec.state() };
+            Step::Shape(spec.clone(), repaired_by(spec.differences(&nothing), Remedy::Shape))
+        };
+        let shape = (needed || !spec.shaping.is_none()).then(shape);
+        [Step::CreateLink(spec.clone())].into_iter().chain(shape)
+    };
     let Some(state) = observed.links.get(&slot) else {
-        return vec![Step::CreateLink(spec.clone())];
+        return anew(observed.twins.contains_key(&slot)).collect();
     };
     let name = || spec.name.clone();
     let by = |remedy| {
@@ -340,12 +374,14 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
         (!differences.is_empty()).then_some(differences)
     };
     if let Some(differences) = by(Remedy::Replace) {
-        return vec![Step::DeleteLink(name(), differences), Step::CreateLink(spec.clone())];
+        let delete = Step::DeleteLink(name(), differences);
+        return [delete].into_iter().chain(anew(state.shaping.twin.is_some())).collect();
     }
     // The owner is set first: if a VMM has the TAP open, this is refused, and the rest stays unchanged as well.
     let owner = by(Remedy::SetOwner).map(|d| Step::SetOwner(name(), spec.tap, d));
     let strays = spec.stray_addresses(state).into_iter();
     let strays = strays.map(|address| Step::RemoveAddress(name(), address));
+    let shape = by(Remedy::Shape).map(|d| Step::Shape(spec.clone(), d));
     let alias = by(Remedy::SetAlias);
     let rest = match by(Remedy::Configure) {
         Some(rest) => {
@@ -354,7 +390,7 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
         }
         None => alias.map(|_| Step::SetAlias(name(), spec.alias.clone())),
     };
-    owner.into_iter().chain(strays).chain(rest).collect()
+    owner.into_iter().chain(strays).chain(shape).chain(rest).collect()
 }
 
 /// Returns the step that changes the firewall, and the one that makes flows follow it.

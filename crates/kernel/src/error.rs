@@ -125,6 +125,8 @@ pub enum KernelError {
     CreateLink { name: InterfaceName, step: &'static str, source: Refusal },
     #[error("cannot configure {name}: {part}")]
     ConfigureLink { name: InterfaceName, part: &'static str, source: Refusal },
+    #[error("cannot limit the traffic of {name}: {part}")]
+    Shape { name: InterfaceName, part: &'static str, source: Refusal },
     #[error("cannot give TAP {name} to its {kind}")]
     SetOwner { name: InterfaceName, kind: AccountKind, source: Refusal },
     #[error("cannot delete {name}")]
@@ -184,6 +186,7 @@ impl KernelError {
             | Self::ListLinks { source }
             | Self::CreateLink { source, .. }
             | Self::ConfigureLink { source, .. }
+            | Self::Shape { source, .. }
             | Self::SetOwner { source, .. }
             | Self::DeleteLink { source, .. }
             | Self::RemoveAddress { source, .. }

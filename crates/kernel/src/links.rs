@@ -5,7 +5,8 @@ use ipnet::IpNet;
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
     link::{HostInterface, LinkSpec, LinkState, Tap},
-    model::InterfaceName,
+    model::{InterfaceName, Slot},
+    shaping::Twin,
     small::SmallSet,
 };
 
@@ -32,7 +33,15 @@ pub trait Links: Sealed {
     /// Fails if the kernel does not answer, or `/proc/sys` cannot be read.
     fn host_interfaces(&mut self) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError>;
 
-    /// Creates a persistent TAP that has everything in the specification, and sets it up.
+    /// Returns the twins of interfaces, by slot, whether the interfaces exist or not. Interfaces of others that have such
+    /// a name are left out.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn twins(&mut self) -> Result<BTreeMap<Slot, Twin>, KernelError>;
+
+    /// Creates a persistent TAP that has everything in the specification except for its limits ([`Self::shape`]), and
+    /// sets it up.
     ///
     /// The TAP becomes persistent last: a failure, or the end of this process half-way, leaves nothing.
     ///
@@ -42,7 +51,7 @@ pub trait Links: Sealed {
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
 
     /// Configures an existing interface as the specification says, except for its user and group
-    /// ([`Self::set_owner`]) and for what is fixed when a TAP is created. Addresses that the specification
+    /// ([`Self::set_owner`]), its limits, if it has the guard, and for what is fixed when a TAP is created. Addresses that the specification
     /// does not name stay.
     ///
     /// This is not a transaction: if a part is refused, the parts before it stay. Repetition changes
@@ -51,6 +60,18 @@ pub trait Links: Sealed {
     /// # Errors
     /// Fails with `ENODEV` if the interface does not exist, and if the kernel refuses a part.
     fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
+
+    /// Limits the traffic of an existing interface as the specification says, in place of any limits that it has. A bucket
+    /// that exists is changed: packets that wait in it stay.
+    ///
+    /// This is not a transaction: if a part is refused, the parts before it stay. Repetition changes
+    /// nothing more.
+    ///
+    /// # Errors
+    /// Fails with `ENODEV` if the interface does not exist, with `EEXIST` if another interface has the name of
+    /// its twin, and if the kernel refuses a part, or has no such part (`CONFIG_NET_SCH_TBF`, `CONFIG_IFB`,
+    /// `CONFIG_NET_CLS_BPF`, `CONFIG_NET_ACT_MIRRED`).
+    fn shape(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
 
     /// Sets the aliases of existing interfaces, many in one `send`, and returns an error for each interface
     /// whose alias was not set. The failure of one does not affect the others; repetition changes nothing

@@ -308,6 +308,7 @@ fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
             kernel.set_aliases(&aliases).into_values().next().map_or(Ok(()), Err)
         }
         Step::ConfigureLink(spec, _) => kernel.configure_link(spec),
+        Step::Shape(spec, _) => kernel.shape(spec),
         Step::SetOwner(name, tap, _) => kernel.set_owner(name, tap),
         Step::DeleteLink(name, _) => kernel.delete_link(name),
         Step::RemoveAddress(name, address) => kernel.remove_address(name, *address),

@@ -10,6 +10,7 @@ use riklet_core::{
     flows::Flows,
     link::LinkSpec,
     model::{InterfaceName, Slot},
+    shaping::Twin,
     small::SmallSet,
     workload,
 };
@@ -29,6 +30,7 @@ enum Work {
     Delete {
         slots: BTreeSet<Slot>,
         links: BTreeMap<InterfaceName, SmallSet<IpNet>>,
+        twins: BTreeSet<InterfaceName>,
         flows: BTreeSet<Flows>,
     },
 }
@@ -67,12 +69,12 @@ impl BackgroundTask {
                     }
                 }
             }
-            Work::Delete { slots, links, flows } => {
+            Work::Delete { slots, links, twins, flows } => {
                 // A guest that still sends would begin a flow anew, so the interfaces are set down first.
                 let deleted = kernel
                     .drain_links(&links)
                     .and_then(|()| kernel.forget_flows(&flows))
-                    .and_then(|()| kernel.delete_links(&links.into_keys().collect()));
+                    .and_then(|()| kernel.delete_links(&links.into_keys().chain(twins).collect()));
                 match deleted {
                     Ok(()) => outcome.freed = slots,
                     Err(error) => outcome.kept = Some((slots, error)),
@@ -129,17 +131,20 @@ impl<K: Kernel> Operations<'_, K> {
         let host = context.decided(&tx, Interfaces::Recorded)?;
         context.commit(tx)?;
         let Some(host) = host.filter(|_| !slots.is_empty()) else { return Ok(None) };
-        let mut links = BTreeMap::new();
-        for link in slots.iter().map(|slot| context.kernel.link(&slot.interface())) {
+        let (mut links, mut twins) = (BTreeMap::new(), BTreeSet::new());
+        for &slot in &slots {
+            let link = context.kernel.link(&slot.interface())?;
             // Another program may have deleted our interface, and given its name to another.
-            let ours = link?.filter(|link| host.owns(link));
-            links.extend(ours.map(|link| (link.name, link.addresses)));
+            let Some(link) = link.filter(|link| host.owns(link)) else { continue };
+            twins.extend(link.shaping.twin.map(|_| Twin::name(slot)));
+            links.insert(link.name, link.addresses);
         }
         context.cache.begin_task(&slots);
         let addresses = slots.iter().filter_map(|&slot| host.node.pool.addresses(slot));
         let guests = addresses.flat_map(|addresses| addresses.guests());
         let flows = guests.map(|guest| Flows::Guest { guest }).collect();
-        Ok(Some(BackgroundTask { work: Work::Delete { slots, links, flows }, lock: session.lock }))
+        let work = Work::Delete { slots, links, twins, flows };
+        Ok(Some(BackgroundTask { work, lock: session.lock }))
     }
 
     pub(crate) fn finish(&mut self, outcome: &TaskOutcome) -> Result<(), NodeError> {

@@ -241,6 +241,7 @@ impl ScopedView<'_> {
         let routes = routes(kernel, needed.chain(rules.iter().filter_map(|rule| rule.table)))?;
         let observed = Observed {
             links,
+            twins: BTreeMap::new(),
             firewall,
             empty_tables,
             foreign_chains,
@@ -359,6 +360,7 @@ impl<'a> FullView<'a> {
         let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
         Ok(Observed {
             links: links.filter_map(slot).collect(),
+            twins: kernel.twins()?,
             firewall: kernel.firewall_state(self.host.backend, &self.expected())?,
             empty_tables,
             foreign_chains: foreign_chains(self.host, kernel)?,

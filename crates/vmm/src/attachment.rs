@@ -141,7 +141,7 @@ pub fn env(attachment: &Attachment) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use riklet_core::model::{Execution, Function, Pool, Slot, Workload};
+    use riklet_core::model::{Execution, Function, Limits, Pool, Slot, Workload};
     use riklet_sdn::store::Phase;
 
     pub(crate) fn attachment() -> Attachment {
@@ -169,6 +169,7 @@ pub(super) mod tests {
                 execution,
                 exposures: vec![],
                 egress: None,
+                limits: Limits::default(),
             };
             let slot = Slot::new(0);
             let workload = Workload::Function(function);

@@ -4,8 +4,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use riklet_core::{
     definition::{self, Source},
     model::{
-        BootArgs, EgressPolicy, Execution, Exposure, Function, Image, PortRange, Protocol, Vcpus,
-        Vmm, Workload,
+        BootArgs, EgressPolicy, Execution, Exposure, Function, Image, Limits, PortRange, Protocol,
+        Vcpus, Vmm, Workload,
     },
 };
 
@@ -65,7 +65,7 @@ fn function(args: &DescribedArgs) -> Result<Function, String> {
     let name = name.clone().map_or_else(|| NAME.parse(), Ok).map_err(|error| format!("{error}"))?;
     let named = !allow.is_empty() || !deny.is_empty();
     let egress = named.then(|| EgressPolicy::new(None, allow.clone(), deny.clone()));
-    Ok(Function { name, execution, exposures, egress })
+    Ok(Function { name, execution, exposures, egress, limits: Limits::default() })
 }
 
 /// Parses ports of the host and of the guest: `[ADDRESS:]PORT:TARGET[/PROTOCOL]`, where an IPv6 address is in brackets.

@@ -34,6 +34,7 @@ mod internet;
 mod killed;
 #[cfg(feature = "toy-kind")]
 mod kinds;
+mod limits;
 mod lost;
 #[path = "../../../vmm/tests/vmm/machine.rs"]
 #[allow(dead_code, reason = "as above")]

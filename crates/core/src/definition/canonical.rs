@@ -5,7 +5,7 @@ use super::{
     parse_within, tree::Position,
 };
 use crate::model::{
-    Account, Destination, EgressPolicy, Execution, Exposure, Image, PortRange, Workload,
+    Account, Destination, EgressPolicy, Execution, Exposure, Image, Limits, PortRange, Workload,
 };
 
 /// Returns the definition of a workload, with every default of its network spelt out.
@@ -81,6 +81,16 @@ pub(crate) fn egress_value(policy: &EgressPolicy) -> Value {
         ("deny", list(policy.deny())),
     ];
     let said = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(said.collect())
+}
+
+/// Returns only the limits that the definition has.
+pub(crate) fn limits_value(limits: Limits) -> Value {
+    let Limits { egress, ingress } = limits;
+    let rates = [("egress", egress), ("ingress", ingress)];
+    let said = rates
+        .into_iter()
+        .filter_map(|(name, rate)| Some((name.to_owned(), json!(rate?.to_string()))));
     Value::Object(said.collect())
 }
 

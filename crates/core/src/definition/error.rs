@@ -2,9 +2,9 @@ use std::fmt;
 
 use super::tree::{Position, Sort};
 use crate::model::{
-    AccountError, BootArgsError, DestinationError, EgressPolicy, EmptySource, ExecutionConflict,
-    Exposure, ExposureError, InstanceName, Ipv6Unsupported, Kind, MemoryError, NameError,
-    OutOfRange, PortRangeError, Sha256Error, TooManyServers,
+    AccountError, BitRateError, BootArgsError, DestinationError, EgressPolicy, EmptySource,
+    ExecutionConflict, Exposure, ExposureError, InstanceName, Ipv6Unsupported, Kind, MemoryError,
+    NameError, OutOfRange, PortRangeError, Sha256Error, TooManyServers,
 };
 
 /// A location in a source.
@@ -180,6 +180,8 @@ pub enum Reason {
     Dns(#[from] TooManyServers),
     #[error(transparent)]
     Destination(#[from] DestinationError),
+    #[error(transparent)]
+    Rate(#[from] BitRateError),
     #[error("{found} destinations; a list has at most {}", EgressPolicy::MAX)]
     Destinations { found: usize },
     #[error(
@@ -215,6 +217,7 @@ impl Reason {
                 expected: "a string" | "a string or an object",
                 found: Sort::Number | Sort::Boolean,
             } => Some("put it in quotes".into()),
+            Self::Rate(error) => error.nearest().map(|rate| meant(&rate.to_string())),
             Self::Ipv6(_) => Some("give an IPv4 address".into()),
             Self::Replicas { .. } => {
                 Some("set it to 1, and write a definition with a name of its own for each".into())

@@ -10,7 +10,7 @@ mod tree;
 mod validate;
 mod yaml;
 
-pub(crate) use canonical::{egress_value, execution_value, exposure_value};
+pub(crate) use canonical::{egress_value, execution_value, exposure_value, limits_value};
 pub use canonical::{from_json, to_json, to_value};
 pub use error::{Error, Errors, Reason, SourceLocation};
 pub use schema::schema;

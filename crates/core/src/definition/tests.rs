@@ -4,8 +4,8 @@ use proptest::{option, prelude::*, sample::select};
 
 use super::*;
 use crate::model::{
-    Accelerator, Account, BootArgs, Dns, Execution, Exposure, Function, Image, Memory, PortRange,
-    Protocol, Queues, Sha256, Vcpus, Vmm,
+    Accelerator, Account, BitRate, BootArgs, Dns, Execution, Exposure, Function, Image, Limits,
+    Memory, PortRange, Protocol, Queues, Sha256, Vcpus, Vmm,
 };
 
 fn source((name, text): (&str, &str)) -> Source {
@@ -197,10 +197,13 @@ fn workload() -> impl Strategy<Value = Workload> {
             kept
         })
     });
-    ("[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", execution(), exposures).prop_map(
-        |(name, execution, exposures)| {
+    let rate =
+        || option::of((1_000..=1_250_000_000_u64).prop_map(|b| BitRate::of_bytes(b).unwrap()));
+    let limits = (rate(), rate()).prop_map(|(egress, ingress)| Limits { egress, ingress });
+    ("[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", execution(), exposures, limits).prop_map(
+        |(name, execution, exposures, limits)| {
             let name = name.parse().unwrap();
-            Workload::Function(Function { name, execution, exposures, egress: None })
+            Workload::Function(Function { name, execution, exposures, egress: None, limits })
         },
     )
 }
@@ -351,4 +354,56 @@ fn a_policy_of_egress_is_read_and_written() {
         refused(&format!("{{ deny: [{many}] }}"))
             .contains("65 destinations; a list has at most 64")
     );
+}
+
+#[test]
+fn limits_are_read_and_written() {
+    let text = |limits: &str| {
+        let spec = format!("{{ function: {{ network: {{ limits: {limits} }} }} }}");
+        format!("{{ apiVersion: v1, kind: Function, name: f, spec: {spec} }}")
+    };
+    let read = |limits: &str| parse(&[source(("f.yaml", &text(limits)))]);
+    let workload = read("{ egress: 1000Mbit, ingress: 64kbit }").unwrap().remove(0);
+    let written = to_value(&workload)["spec"]["function"]["network"].clone();
+    assert_eq!(written.to_string(), r#"{"limits":{"egress":"1Gbit","ingress":"64kbit"}}"#);
+    assert_eq!(from_json(&to_json(&workload)).unwrap(), workload);
+    let nothing = read("{}").unwrap().remove(0);
+    assert!(to_value(&nothing)["spec"]["function"].get("network").is_none());
+    let refused = |limits: &str| read(limits).unwrap_err().to_string();
+    let at = |column: usize, field: &str| {
+        format!("f.yaml:1:{column}: spec.function.network.limits{field}: ")
+    };
+    let form = "is not a rate; rates are whole numbers of bit, kbit, Mbit or Gbit a second, such as 100Mbit";
+    for (limits, column, field, reason) in [
+        (
+            "{ egress: 100Mb }",
+            93,
+            ".egress",
+            format!("\"100Mb\" {form}; did you mean \"100Mbit\"?"),
+        ),
+        ("{ egress: 10MB }", 93, ".egress", format!("\"10MB\" {form}; did you mean \"80Mbit\"?")),
+        ("{ egress: -1Mbit }", 93, ".egress", format!("\"-1Mbit\" {form}")),
+        (
+            "{ egress: 100 }",
+            93,
+            ".egress",
+            "expected a rate such as 100Mbit, found a number".into(),
+        ),
+        (
+            "{ egress: 0bit }",
+            93,
+            ".egress",
+            "0bit is out of range; rates are 8kbit to 10Gbit".into(),
+        ),
+        (
+            "{ egress: 11Gbit }",
+            93,
+            ".egress",
+            "11Gbit is out of range; rates are 8kbit to 10Gbit".into(),
+        ),
+        ("{ egres: 1Gbit }", 85, ".egres", "unknown field; did you mean \"egress\"?".into()),
+        ("100Mbit", 83, "", "expected an object, found a string".into()),
+    ] {
+        assert_eq!(refused(limits), at(column, field) + &reason);
+    }
 }

@@ -10,6 +10,7 @@ mod execution;
 mod exposure;
 mod flow_limit;
 mod image;
+mod limits;
 mod mark_mask;
 mod memory;
 mod name;
@@ -31,6 +32,7 @@ pub use execution::{
 pub use exposure::{Exposure, ExposureError, PortRange, PortRangeError, Protocol, Ready};
 pub use flow_limit::{FlowLimit, FlowLimitError};
 pub use image::{EmptySource, Image, Sha256, Sha256Error};
+pub use limits::{BitRate, BitRateError, Limits};
 pub use mark_mask::{MarkMask, MarkMaskError};
 pub use memory::{Memory, MemoryError};
 pub use name::{InstanceName, NameError};

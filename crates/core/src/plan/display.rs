@@ -52,7 +52,11 @@ impl fmt::Display for Step {
             Self::DeleteLink(name, differences) => {
                 write!(f, "- TAP {name}: cannot be changed to {}", list(differences))
             }
-            Self::ConfigureLink(spec, differences) => {
+            // One that is not limited any more, and had a twin only, has no difference.
+            Self::Shape(spec, differences) if differences.is_empty() => {
+                write!(f, "~ TAP {}: no limits", spec.name)
+            }
+            Self::ConfigureLink(spec, differences) | Self::Shape(spec, differences) => {
                 write!(f, "~ TAP {}: {}", spec.name, list(differences))
             }
             Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),

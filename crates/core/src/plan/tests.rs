@@ -5,7 +5,7 @@ use crate::{
     firewall::{self, Confinement},
     model::{
         Account, Egress, EgressPolicy, Execution, Exposure, Family, FlowLimit, Function, Kind,
-        OwnerId, PortRange, Protocol, Queues, Workload,
+        Limits, OwnerId, PortRange, Protocol, Queues, Workload,
     },
     reach::Block,
     routing::UplinkMarks,
@@ -40,6 +40,7 @@ fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slo
         execution: Execution::default(),
         exposures: exposures.iter().map(exposure).collect(),
         egress: None,
+        limits: Limits::default(),
     };
     let node = node();
     let slot = Slot::new(slot);
@@ -81,6 +82,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
 fn nothing() -> Observed {
     Observed {
         links: BTreeMap::new(),
+        twins: BTreeMap::new(),
         firewall: FirewallState::absent(),
         empty_tables: BTreeSet::new(),
         foreign_chains: vec![],
@@ -97,6 +99,7 @@ fn after(desired: &Desired) -> Observed {
     let entries = desired.fragments.values().flat_map(|f| &f.entries).copied().collect();
     Observed {
         links: links.collect(),
+        twins: BTreeMap::new(),
         firewall: FirewallState {
             base_ruleset: BaseState::Intact,
             entries,
@@ -247,8 +250,13 @@ fn run_as(user: Option<u32>, queues: i64) -> (Slot, Fragment) {
         queues: Some(Queues::new(queues).unwrap()),
         ..Execution::default()
     };
-    let function =
-        Function { name: "a".parse().unwrap(), execution, exposures: vec![], egress: None };
+    let function = Function {
+        name: "a".parse().unwrap(),
+        execution,
+        exposures: vec![],
+        egress: None,
+        limits: Limits::default(),
+    };
     let node = node();
     let slot = Slot::new(0);
     (slot, workload::fragment(&Workload::Function(function), slot, &node).unwrap())
@@ -419,7 +427,12 @@ fn an_adopted_open_tap_stays_with_its_instance() {
     let theirs = Owner::new(OwnerId::new(2), "/run/other");
     let mut observed = after(&wanted);
     let link = observed.links.get_mut(&Slot::new(0)).unwrap();
-    link.alias = Some(alias::render(&theirs, (Kind::Function, &"b".parse().unwrap()), false, &[]));
+    link.alias = Some(alias::render(
+        &theirs,
+        (Kind::Function, &"b".parse().unwrap()),
+        (false, Limits::default()),
+        &[],
+    ));
     let steps = plan(&wanted, &observed).steps;
     assert!(matches!(&*steps, [Step::SetAlias(..)]), "nobody has it open: {steps:?}");
     observed.links.get_mut(&Slot::new(0)).unwrap().open = true;

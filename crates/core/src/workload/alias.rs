@@ -1,14 +1,15 @@
 //! The alias of an interface, which marks it as ours, names its owner, and allows a lost store to be rebuilt.
 //!
-//! `riklet-sdn@OWNER:[KIND/]NAME[ egress][ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the identifier of the
-//! state directory (16 hexadecimal digits), `egress` stands for a policy, which has no room here, and DIRECTORY is its path: it is present only if all exposures leave room for it,
+//! `riklet-sdn@OWNER:[KIND/]NAME[ egress][ limits:LIMITS][ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the
+//! identifier of the state directory (16 hexadecimal digits), `egress` stands for a policy, which has no room here, LIMITS are
+//! those of [`Limits`] in one word, and DIRECTORY is its path: it is present only if all exposures leave room for it,
 //! and the comment of the firewall's table or jumps always has it. ` ...` follows the exposures if not all of them fit.
 //!
 //! Earlier versions wrote `riklet-sdn:NAME…`, which names no owner ([`Mark::Unsigned`]).
 
 use std::net::Ipv4Addr;
 
-use crate::model::{Bracketed, Exposure, InstanceName, Kind, Mark, Owner, Protocol};
+use crate::model::{Bracketed, Exposure, InstanceName, Kind, Limits, Mark, Owner, Protocol};
 
 /// The beginning of the alias of every interface of ours.
 const MARK: &str = "riklet-sdn";
@@ -18,6 +19,8 @@ const UNNAMED: Kind = Kind::Function;
 const CUT: &str = " ...";
 /// The word for a policy.
 const POLICY: &str = "egress";
+/// The begin of the word of the limits.
+const LIMITS: &str = "limits:";
 /// `IFALIASZ` of `<linux/if.h>`, less the final NUL.
 const MAX_LENGTH: usize = 255;
 
@@ -32,6 +35,8 @@ pub struct Marked {
     pub name: InstanceName,
     /// True if it has a policy: which one is lost.
     pub policy: bool,
+    /// Its limits.
+    pub limits: Limits,
     /// Its exposures, as many as there was room for.
     pub exposures: Vec<Exposure>,
     /// True if nothing of these is missing.
@@ -43,12 +48,13 @@ pub struct Marked {
 pub fn render(
     owner: &Owner,
     (kind, name): (Kind, &InstanceName),
-    policy: bool,
+    (policy, limits): (bool, Limits),
     exposures: &[Exposure],
 ) -> String {
     let kind = if kind == UNNAMED { String::new() } else { format!("{kind}/") };
     let policy = if policy { format!(" {POLICY}") } else { String::new() };
-    let mut alias = format!("{}{kind}{name}{policy}", signature(owner));
+    let limits = if limits.is_empty() { String::new() } else { format!(" {LIMITS}{limits}") };
+    let mut alias = format!("{}{kind}{name}{policy}{limits}", signature(owner));
     for (index, exposure) in exposures.iter().enumerate() {
         let address =
             exposure.host_address().map(|a| format!("{}:", Bracketed(a))).unwrap_or_default();
@@ -74,6 +80,11 @@ pub fn reserved(owner: &Owner) -> String {
 
 fn signature(owner: &Owner) -> String {
     format!("{MARK}@{}:", owner.id())
+}
+
+/// Returns the part of an alias that names the owner and no instance.
+pub(crate) fn signature_of(alias: &str) -> Option<&str> {
+    alias.split_inclusive(':').next().filter(|signature| signature.ends_with(':'))
 }
 
 fn with_directory(mut alias: String, owner: &Owner) -> String {
@@ -106,8 +117,11 @@ pub fn parse(alias: &str) -> Option<Marked> {
         None => (UNNAMED, word),
     };
     let name = name.parse().ok()?;
+    let limits = words.next_if(|word| word.starts_with(LIMITS));
+    let limits = limits.and_then(|word| word.strip_prefix(LIMITS)).unwrap_or_default();
+    let limits = limits.parse().ok()?;
     let exposures = words.map(parse_exposure).collect::<Option<_>>()?;
-    Some(Marked { kind, mark, name, policy, exposures, complete: complete && !policy })
+    Some(Marked { kind, mark, name, policy, limits, exposures, complete: complete && !policy })
 }
 
 /// Returns the mark of an alias, and the text between it and the directory.
@@ -165,7 +179,7 @@ mod tests {
         let exposures =
             vec![exposure(None, "8000-8010", "1-11"), exposure(Some("192.0.2.1"), "53", "5353")];
         let owner = owner("/run/riklet sdn");
-        let alias = render(&owner, (Kind::Function, &name), false, &exposures);
+        let alias = render(&owner, (Kind::Function, &name), (false, Limits::default()), &exposures);
         assert_eq!(
             alias,
             "riklet-sdn@00000000000000ab:my.function-2 udp:8000-8010:1-11 udp:192.0.2.1:53:5353 \
@@ -175,7 +189,8 @@ mod tests {
         assert_eq!(mark(Some(&reserved(&owner))), Some(owner.mark()));
         assert_eq!(parse(&reserved(&owner)), None, "of no instance");
         let (mark, kind) = (owner.mark(), Kind::Function);
-        let expected = Marked { kind, mark, name, policy: false, exposures, complete: true };
+        let (policy, limits) = (false, Limits::default());
+        let expected = Marked { kind, mark, name, policy, limits, exposures, complete: true };
         assert_eq!(parse(&alias), Some(expected));
         assert_eq!(parse("riklet-sdn@00000000000000ab:hello nonsense"), None);
     }
@@ -184,13 +199,35 @@ mod tests {
     fn an_alias_says_that_there_is_a_policy() {
         let (owner, name) = (owner("/run/x"), "egress".parse().unwrap());
         let exposures = [exposure(None, "53", "53")];
-        let alias = render(&owner, (Kind::Function, &name), true, &exposures);
+        let alias = render(&owner, (Kind::Function, &name), (true, Limits::default()), &exposures);
         assert_eq!(alias, "riklet-sdn@00000000000000ab:egress egress udp:53:53 /run/x");
         let marked = parse(&alias).unwrap();
         assert_eq!((marked.name, marked.policy, marked.complete), (name.clone(), true, false));
         assert_eq!(marked.exposures, exposures);
-        let marked = parse(&render(&owner, (Kind::Function, &name), false, &[])).unwrap();
+        let marked =
+            parse(&render(&owner, (Kind::Function, &name), (false, Limits::default()), &[]))
+                .unwrap();
         assert_eq!((marked.name, marked.policy, marked.complete), (name, false, true));
+    }
+
+    #[test]
+    fn an_alias_has_the_limits() {
+        let (owner, name) = (owner("/run/x"), "limits".parse().unwrap());
+        let limits: Limits = "100Mbit,1Gbit".parse().unwrap();
+        let exposures = [exposure(None, "53", "53")];
+        let alias = render(&owner, (Kind::Function, &name), (true, limits), &exposures);
+        assert_eq!(
+            alias,
+            "riklet-sdn@00000000000000ab:limits egress limits:100Mbit,1Gbit udp:53:53 /run/x"
+        );
+        let marked = parse(&alias).unwrap();
+        assert_eq!((marked.name, marked.policy, marked.limits), (name.clone(), true, limits));
+        assert_eq!(marked.exposures, exposures);
+        let marked = parse(&render(&owner, (Kind::Function, &name), (false, limits), &[])).unwrap();
+        assert_eq!((marked.limits, marked.complete), (limits, true));
+        assert_eq!(parse("riklet-sdn@00000000000000ab:x limits:many"), None);
+        assert_eq!(signature_of(&alias), Some("riklet-sdn@00000000000000ab:"));
+        assert_eq!(signature_of("other"), None);
     }
 
     #[test]
@@ -213,7 +250,8 @@ mod tests {
             let owner = owner(&directory);
             for count in 0..all.len() {
                 let some: Vec<_> = all.iter().take(count).copied().collect();
-                let alias = render(&owner, (Kind::Function, &name), false, &some);
+                let alias =
+                    render(&owner, (Kind::Function, &name), (false, Limits::default()), &some);
                 assert!(alias.len() <= MAX_LENGTH, "{count}: {}", alias.len());
                 let marked = parse(&alias).unwrap();
                 assert_eq!(marked.complete, marked.exposures.len() == count);

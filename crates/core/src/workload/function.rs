@@ -6,10 +6,11 @@ use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias, par
 use crate::{
     definition::{
         Object, Reason, TreeValue, Validator, egress_value, execution_value, exposure_value,
+        limits_value,
     },
     firewall::Backend,
     link::Tap,
-    model::{Egress, EgressPolicy, Execution, Exposure, InstanceName, Slot},
+    model::{Egress, EgressPolicy, Execution, Exposure, InstanceName, Limits, Slot},
 };
 
 /// The fields of `spec`, and those of `spec.function`.
@@ -27,6 +28,8 @@ pub struct Function {
     pub exposures: Vec<Exposure>,
     /// The destinations that it may begin connections to; `None` is the reach of the node's guests.
     pub egress: Option<EgressPolicy>,
+    /// The limits of what it may use.
+    pub limits: Limits,
 }
 
 impl Implementation for Function {
@@ -46,8 +49,8 @@ impl Implementation for Function {
         let function = validator.required_object(&spec, "function", FUNCTION)?;
         let execution = validator.execution(&function);
         let exposures = validator.exposures(&function);
-        let egress = validator.egress(&function);
-        Some(Self { name: name?, execution, exposures, egress })
+        let (egress, limits) = validator.network(&function);
+        Some(Self { name: name?, execution, exposures, egress, limits })
     }
 
     fn spec(&self) -> Value {
@@ -56,7 +59,10 @@ impl Implementation for Function {
             function["exposure"] = self.exposures.iter().map(exposure_value).collect();
         }
         if let Some(egress) = &self.egress {
-            function["network"] = json!({ "egress": egress_value(egress) });
+            function["network"]["egress"] = egress_value(egress);
+        }
+        if !self.limits.is_empty() {
+            function["network"]["limits"] = limits_value(self.limits);
         }
         json!({ "function": function })
     }
@@ -68,6 +74,7 @@ impl Implementation for Function {
             exposures: marked.exposures.clone(),
             // Which policy it had is lost: it reaches nothing until its definition comes again.
             egress: marked.policy.then(|| EgressPolicy::new(Some(Egress::None), vec![], vec![])),
+            limits: marked.limits,
         }
     }
 
@@ -104,6 +111,10 @@ impl Implementation for Function {
     fn egress(&self) -> Option<&EgressPolicy> {
         self.egress.as_ref()
     }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
 }
 
 /// Refuses the field that RIK's schema has for its other kind.
@@ -137,6 +148,7 @@ mod tests {
                 Exposure::new(Protocol::Tcp, None, ports("8000-8001"), ports("80-81")).unwrap(),
             ],
             egress: None,
+            limits: Limits::default(),
         };
         let node = node("10.231.0.0/16", 1400);
         let fragment = function.fragment(Slot::new(5), &node).unwrap();
@@ -161,6 +173,7 @@ mod tests {
             execution: Execution::default(),
             exposures,
             egress: None,
+            limits: Limits::default(),
         };
         let only_v4 = node("10.231.0.0/16", 1500);
         let pool = only_v4.pool.with_v6("fd52:494b::/64".parse().unwrap()).unwrap();
@@ -208,6 +221,7 @@ mod tests {
             },
             exposures: vec![],
             egress: None,
+            limits: Limits::default(),
         };
         let node = node("10.231.0.0/16", 1400);
         let tap =
@@ -239,6 +253,7 @@ mod tests {
             execution: Execution::default(),
             exposures: vec![],
             egress: None,
+            limits: Limits::default(),
         };
         let node = node("10.231.0.0/30", 1500);
         assert!(function.fragment(Slot::new(0), &node).unwrap().entries.is_empty());

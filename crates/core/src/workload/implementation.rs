@@ -4,7 +4,7 @@ use super::{Fragment, FragmentError, NodeFacts, alias::Marked};
 use crate::{
     definition::{Object, Validator},
     link::Tap,
-    model::{EgressPolicy, Execution, Exposure, InstanceName, Slot},
+    model::{EgressPolicy, Execution, Exposure, InstanceName, Limits, Slot},
 };
 
 /// The interface of a kind to the rest of the program. Each kind is implemented in a file of its own.
@@ -55,5 +55,10 @@ pub(crate) trait Implementation: Sized {
     /// Returns what it may begin connections to; `None` is the reach of the node's guests.
     fn egress(&self) -> Option<&EgressPolicy> {
         None
+    }
+
+    /// Returns the limits of what it may use.
+    fn limits(&self) -> Limits {
+        Limits::default()
     }
 }

@@ -10,7 +10,7 @@ use super::{Fragment, FragmentError, Implementation, NodeFacts, alias::Marked};
 use crate::{
     definition::{Object, Validator},
     link::Tap,
-    model::{EgressPolicy, Execution, Exposure, Function, InstanceName, Slot},
+    model::{EgressPolicy, Execution, Exposure, Function, InstanceName, Limits, Slot},
 };
 
 /// Defines [`Kind`] and [`Workload`] from the list, and dispatches to the [`Implementation`] of each.
@@ -133,6 +133,14 @@ macro_rules! kinds {
             pub fn egress(&self) -> Option<&EgressPolicy> {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind(workload) => workload.egress(),)+
+                }
+            }
+
+            /// Returns the limits of what it may use.
+            #[must_use]
+            pub fn limits(&self) -> Limits {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.limits(),)+
                 }
             }
 

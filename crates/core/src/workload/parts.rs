@@ -9,6 +9,7 @@ use crate::{
     link::{LinkSpec, Tap},
     model::{Account, EgressPolicy, Execution, Exposure, InstanceName, Queues},
     reach,
+    shaping::Shaping,
 };
 
 /// Returns the needs of an instance that opens this TAP: the interface with its alias, and an entry for each exposure.
@@ -20,8 +21,10 @@ pub(super) fn fragment(
     node: &NodeFacts,
 ) -> Result<Fragment, FragmentError> {
     let (name, exposures) = (workload.name(), workload.exposures());
-    let alias = alias::render(&node.owner, (kind, name), workload.egress().is_some(), exposures);
+    let (policy, limits) = (workload.egress().is_some(), workload.limits());
+    let alias = alias::render(&node.owner, (kind, name), (policy, limits), exposures);
     let (link, addresses) = link(slot, node, alias, tap)?;
+    let link = LinkSpec { shaping: Shaping::of(limits), ..link };
     let entries = entries(name, exposures, node.pool, addresses)?;
     Ok(Fragment { link, addresses, entries })
 }
@@ -44,6 +47,7 @@ pub(super) fn link(
         neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
         link_local: None,
         tap,
+        shaping: Shaping::default(),
     };
     Ok((link, addresses))
 }

@@ -54,6 +54,7 @@ fn an_instance_is_recovered_as_the_kind_that_it_was() {
         execution: Execution::default(),
         exposures: toy.exposures().to_vec(),
         egress: None,
+        limits: "100Mbit,1Gbit".parse().unwrap(),
     });
     for workload in [toy, &function] {
         let link = fragment(workload, Slot::new(1), &node()).unwrap().link;

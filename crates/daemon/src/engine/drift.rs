@@ -14,6 +14,7 @@ use riklet_api::chain;
 use riklet_core::{
     model::{InterfaceName, Slot},
     plan::{CutOff, Step},
+    shaping::Twin,
 };
 use riklet_sdn::{NodeError, Occupant, Report, Warning, store::ReservedSlot};
 
@@ -199,7 +200,7 @@ impl Core {
 /// operation, which may go on: nobody else makes any.
 fn without_drains(steps: &mut Vec<Step>, draining: &BTreeSet<Slot>) {
     let are_draining = |mut names: Box<dyn Iterator<Item = &InterfaceName> + '_>| {
-        names.all(|name| Slot::of_interface(name.as_str()).is_some_and(|s| draining.contains(&s)))
+        names.all(|n| Twin::slot_of_either(n.as_str()).is_some_and(|s| draining.contains(&s)))
     };
     let deletes = |step: &Step| match step {
         Step::DrainLinks(names) => are_draining(Box::new(names.keys())),
@@ -236,7 +237,8 @@ mod tests {
     fn the_rest_of_an_operation_is_no_repair() {
         let guest = [10, 231, 0, 2].into();
         let flows = || Step::ForgetFlows([Flows::Guest { guest }].into());
-        let deletes = || Step::DeleteLinks(["rik3".parse().unwrap()].into());
+        let names = ["rik3", "rik3-egress"].map(|name| name.parse().unwrap());
+        let deletes = || Step::DeleteLinks(names.clone().into());
         let draining = [Slot::of_interface("rik3").unwrap()].into();
         for rest in [vec![flows()], vec![deletes()], vec![deletes(), flows()]] {
             let mut steps = rest;

@@ -2,11 +2,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::FakeKernel;
+use super::{FakeKernel, System};
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     link::{DRAINING_GROUP, HostInterface, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Slot},
+    shaping::{ShapingState, Twin},
     small::SmallSet,
 };
 
@@ -18,13 +19,19 @@ type OwnerField = fn(&mut Tap) -> &mut Option<u32>;
 
 impl Links for FakeKernel {
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
-        Ok(self.observe().links.get(name).cloned())
+        let system = self.observe();
+        Ok(system.links.get(name).map(|link| system.shaped(link)))
     }
 
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
         let system = self.list();
         let named = system.links.values();
-        Ok(named.filter(|l| Slot::of_interface(l.name.as_str()).is_some()).cloned().collect())
+        let named = named.filter(|l| Slot::of_interface(l.name.as_str()).is_some());
+        Ok(named.map(|link| system.shaped(link)).collect())
+    }
+
+    fn twins(&mut self) -> Result<BTreeMap<Slot, Twin>, KernelError> {
+        Ok(self.observe().twins.clone())
     }
 
     fn host_interfaces(&mut self) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
@@ -38,7 +45,8 @@ impl Links for FakeKernel {
         if system.links.contains_key(&spec.name) {
             return Err(refused(Refusal::errno(Refusal::EBUSY)));
         }
-        system.links.insert(spec.name.clone(), spec.state());
+        let state = LinkState { shaping: ShapingState::default(), ..spec.state() };
+        system.links.insert(spec.name.clone(), state);
         Ok(())
     }
 
@@ -51,7 +59,9 @@ impl Links for FakeKernel {
             ("link", |link, wanted| {
                 let (addresses, neighbours) = (link.addresses.clone(), link.neighbours.clone());
                 let (carrier, open, tap) = (link.carrier, link.open, link.tap);
-                *link = LinkState { carrier, open, addresses, neighbours, tap, ..wanted.clone() };
+                let shaping = link.shaping.clone();
+                let wanted = wanted.clone();
+                *link = LinkState { carrier, open, addresses, neighbours, tap, shaping, ..wanted };
             }),
             ("address", |link, wanted| link.addresses.extend(wanted.addresses.iter().copied())),
             ("neighbour", |link, wanted| {
@@ -64,6 +74,35 @@ impl Links for FakeKernel {
             change(link.ok_or_else(|| refused(part)(Refusal::errno(Refusal::ENODEV)))?, &wanted);
         }
         Ok(())
+    }
+
+    fn shape(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let slot = Slot::of_interface(spec.name.as_str()).unwrap_or(Slot::new(0));
+        let refused =
+            |part| move |source| KernelError::Shape { name: spec.name.clone(), part, source };
+        let wanted = spec.shaped();
+        let part = |part, change: &mut dyn FnMut(&mut System)| {
+            let mut system = self.effect().map_err(refused(part))?;
+            if !system.links.contains_key(&spec.name) {
+                return Err(refused(part)(Refusal::errno(Refusal::ENODEV)));
+            }
+            change(&mut system);
+            Ok(())
+        };
+        let shaping = |system: &mut System, change: &dyn Fn(&mut ShapingState)| {
+            system.links.get_mut(&spec.name).into_iter().for_each(|l| change(&mut l.shaping));
+        };
+        part("ingress", &mut |system| shaping(system, &|s| s.to_guest = wanted.to_guest))?;
+        if let Some(twin) = &wanted.twin {
+            part("twin", &mut |system| {
+                system.twins.entry(slot).or_insert(Twin { alias: None });
+            })?;
+            part("alias", &mut |system| drop(system.twins.insert(slot, twin.clone())))?;
+            part("egress", &mut |system| shaping(system, &|s| s.from_guest = wanted.from_guest))
+        } else {
+            part("egress", &mut |system| shaping(system, &|s| s.from_guest = None))?;
+            part("twin", &mut |system| drop(system.twins.remove(&slot)))
+        }
     }
 
     fn set_aliases(
@@ -152,6 +191,7 @@ impl LinkDeletion for FakeKernel {
     fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
         let mut system = self.effect().map_err(|source| KernelError::DeleteLinks { source })?;
         system.links.retain(|name, _| !names.contains(name));
+        system.twins.retain(|slot, _| !names.contains(&Twin::name(*slot)));
         Ok(())
     }
 }

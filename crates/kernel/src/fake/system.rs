@@ -15,8 +15,9 @@ use riklet_core::{
     flows::Flows,
     link::{HostInterface, LinkState},
     manager::ManagerFile,
-    model::InterfaceName,
+    model::{InterfaceName, Slot},
     routing::{AnswerPath, HostRoute, NextHop, RoutingRule, UplinkRoute},
+    shaping::Twin,
     switch,
 };
 
@@ -35,7 +36,10 @@ struct Transactions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is named after the observation that returns it")]
 pub struct System {
+    /// The interfaces. Their twins are in `twins`.
     pub links: BTreeMap<InterfaceName, LinkState>,
+    /// The twins of interfaces, whether these exist or not.
+    pub twins: BTreeMap<Slot, Twin>,
     pub firewall: BTreeMap<Backend, Ruleset>,
     pub foreign_chains: BTreeMap<ForeignChain, bool>,
     /// The foreign chains whose table another process owns.
@@ -94,6 +98,17 @@ pub enum Fault {
 pub struct Stopped;
 
 impl System {
+    /// Returns the interface of this name, with its twin.
+    pub(super) fn shaped(&self, link: &LinkState) -> LinkState {
+        let slot = Slot::of_interface(link.name.as_str());
+        let twin = slot.and_then(|slot| self.twins.get(&slot)).cloned();
+        let mut link = link.clone();
+        // Without its twin, what the guest sends goes nowhere.
+        link.shaping.from_guest = link.shaping.from_guest.filter(|_| twin.is_some());
+        link.shaping.twin = twin;
+        link
+    }
+
     /// Adds an interface of the host's, with an address, that forwards as the host does.
     pub fn add_interface(&mut self, name: &InterfaceName) {
         let index = self.interfaces.values().map(|interface| interface.index).max();
@@ -131,6 +146,7 @@ impl Default for System {
     fn default() -> Self {
         let mut system = Self {
             links: BTreeMap::new(),
+            twins: BTreeMap::new(),
             firewall: BTreeMap::new(),
             foreign_chains: BTreeMap::new(),
             owned_chains: BTreeSet::new(),

@@ -24,8 +24,9 @@ use riklet_core::{
     flows::Flows,
     link::{DRAINING_GROUP, LinkSpec, Tap},
     manager::ManagerFile,
-    model::{Account, AccountName, Egress, FlowLimit, InterfaceName, Owner, OwnerId, Slot},
+    model::{Account, AccountName, Egress, FlowLimit, InterfaceName, Limits, Owner, OwnerId, Slot},
     routing::{HostRoute, MAIN, NextHop, PROTOCOL, RoutingRule, TABLES, UplinkMarks, UplinkRoute},
+    shaping::Shaping,
     small::SmallSet,
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},
@@ -48,9 +49,13 @@ const TRAITS: [&str; 8] = [
 type Call = fn(&mut FakeKernel) -> Result<(), KernelError>;
 
 /// All methods that change the system, each with a call that changes something on [`system`].
-const EFFECTS: [(&str, Call); 21] = [
+const EFFECTS: [(&str, Call); 22] = [
     ("create_link", |kernel| kernel.create_link(&spec(9))),
     ("configure_link", |kernel| kernel.configure_link(&LinkSpec { mtu: 1280, ..spec(1) })),
+    ("shape", |kernel| {
+        let limits: Limits = "100Mbit,1Gbit".parse().unwrap();
+        kernel.shape(&LinkSpec { shaping: Shaping::of(limits), ..spec(1) })
+    }),
     ("set_aliases", |kernel| {
         let failed = kernel.set_aliases(&[(name(1), "another".to_owned())].into());
         failed.into_values().next().map_or(Ok(()), Err)
@@ -82,9 +87,10 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 41] = [
+const OBSERVATIONS: [(&str, Call); 42] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
+    ("twins", |kernel| kernel.twins().map(drop)),
     ("probe_firewall", |kernel| {
         let base_ruleset = ruleset().base_ruleset;
         kernel.probe_firewall(Backend::Nftables, &base_ruleset, &BTreeSet::new()).map(drop)

@@ -4,7 +4,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, ban, element};
 
 use super::{
-    conntrack, firewall::nftables, link_state, listeners, netlink, resolvers, route, watched,
+    conntrack, firewall::nftables, link_state, listeners, netlink, resolvers, route, shaping,
+    watched,
 };
 
 /// Reads answers: their ends, refusals and words.
@@ -16,6 +17,7 @@ pub fn netlink(data: &[u8]) {
 pub fn rtnetlink(data: &[u8]) {
     for message in netlink::messages(data) {
         link_state::fuzz(message);
+        shaping::fuzz(message);
         if let Some(message) = netlink::decode::<RouteNetlinkMessage>(message) {
             route::fuzz(&message);
         }

@@ -21,11 +21,13 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::{
     netlink::{NetlinkRequest, decode},
     route::Route,
+    shaping,
 };
 use crate::{Refusal, threads};
 use riklet_core::{
     guard::{self, Guard, Instruction},
     model::Slot,
+    shaping::Bucket,
     small::SmallSet,
 };
 
@@ -37,6 +39,9 @@ const INGRESS_BLOCK: u16 = 13;
 const EGRESS_BLOCK: u16 = 14;
 /// The first of our blocks: "R". Its last ten bits are the number of the block among those with the same programs.
 const FIRST_BLOCK: u32 = 0x5200_0000;
+/// The first of the blocks that one slot has for itself, "S": those for frames from a guest whose rate is limited, which a
+/// filter after the guard leads elsewhere. It goes with its TAP.
+const FIRST_OWN: u32 = 0x5300_0000;
 const OURS: u32 = 0xff00_0000;
 const NUMBER_BITS: u32 = 10;
 /// The number of slots that share a pair of blocks.
@@ -56,6 +61,13 @@ pub(super) struct Blocks {
     to_guests: u32,
 }
 
+/// Queueing disciplines of ours, by the indices of their interfaces.
+#[derive(Debug, Default)]
+pub(super) struct Disciplines {
+    pub(super) hooked: BTreeMap<u32, Blocks>,
+    pub(super) buckets: BTreeMap<u32, Bucket>,
+}
+
 impl Blocks {
     /// Returns the blocks of a slot. The number of a block follows from its programs as well: those of another pool, or
     /// of another version, are most likely in other blocks, so a new TAP does not get them.
@@ -70,15 +82,39 @@ impl Blocks {
         Self { from_guests, to_guests: from_guests + 1 }
     }
 
+    /// Returns the blocks of a slot that has the one for frames from its guest for itself.
+    pub(super) fn own(slot: Slot, guard: Guard) -> Self {
+        Self { from_guests: Self::own_of(slot), ..Self::of(slot, guard) }
+    }
+
+    /// Returns the block that a slot has for itself, for frames from its guest.
+    pub(super) fn own_of(slot: Slot) -> u32 {
+        FIRST_OWN | u32::from(slot.number())
+    }
+
+    /// Returns the slot that has this block for itself.
+    pub(super) fn slot_of_own(block: u32) -> Option<Slot> {
+        u16::try_from(block.checked_sub(FIRST_OWN)?).ok().map(Slot::new)
+    }
+
+    /// Returns the block for frames from the guest, if one slot has it for itself.
+    pub(super) fn own_block(self) -> Option<u32> {
+        Some(self.from_guests).filter(|block| block & OURS == FIRST_OWN)
+    }
+
     #[cfg(all(test, privileged))]
     pub(super) fn numbers(self) -> [u32; 2] {
         [self.from_guests, self.to_guests]
     }
 
     fn are_ours(self) -> bool {
-        self.from_guests & OURS == FIRST_BLOCK
+        let shared = self.from_guests & OURS == FIRST_BLOCK
             && self.from_guests.is_multiple_of(2)
-            && self.to_guests == self.from_guests + 1
+            && self.to_guests == self.from_guests + 1;
+        let own = self.own_block().is_some()
+            && self.to_guests & OURS == FIRST_BLOCK
+            && !self.to_guests.is_multiple_of(2);
+        shared || own
     }
 }
 
@@ -88,43 +124,64 @@ fn programs(guard: Guard) -> [Vec<u8>; 2] {
 }
 
 impl Route {
-    /// Reports whether the interface of a slot, with these addresses, has the guard; also `true` if the kernel cannot
+    /// Reports whether the interface of a slot, with these addresses and hooks, has the guard; also `true` if the kernel cannot
     /// give it one.
     pub(super) fn is_guarded(
         &mut self,
-        index: u32,
+        hooked: Option<Blocks>,
         slot: Slot,
         addresses: &SmallSet<IpNet>,
     ) -> Result<bool, Refusal> {
+        let found = hooked.and_then(|blocks| self.guard_in(blocks));
+        Ok(found.is_some_and(|guard| guard.fits(slot, addresses)) || !self.can_guard()?)
+    }
+
+    /// Returns the blocks of the hooks of an interface, if they are ours.
+    pub(super) fn hooked(&mut self, index: u32) -> Result<Option<Blocks>, Refusal> {
         // The kernel sends the answer to everybody who listens, and to us if we ask for an echo.
         let found = match self.socket.query(&get_hooks(index), NLM_F_ECHO) {
             Err(refusal) if refusal.errno.is_some() => vec![],
             found => found?,
         };
         let hooked = found.iter().filter_map(hooked).find(|(hooked, _)| *hooked == index);
-        let found = hooked.and_then(|(_, blocks)| self.guard_in(blocks));
-        Ok(found.is_some_and(|guard| guard.fits(slot, addresses)) || !self.can_guard()?)
+        Ok(hooked.map(|(_, blocks)| blocks))
     }
 
-    /// Returns the guards of all interfaces that have one; `None` if the kernel cannot give it.
-    pub(super) fn guarded(&mut self) -> Result<Option<BTreeMap<u32, Guard>>, Refusal> {
-        let hooked = |message: &[u8]| decode(message).as_ref().and_then(hooked);
+    /// Returns the queueing disciplines of ours, of all interfaces.
+    pub(super) fn disciplines(&mut self) -> Result<Disciplines, Refusal> {
+        let read = |message: &[u8]| match shaping::bucket(message) {
+            Some((index, bucket)) => Some((index, Err(bucket))),
+            None => decode(message).as_ref().and_then(hooked).map(|(i, blocks)| (i, Ok(blocks))),
+        };
         let every = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-        let found = self.socket.query_as(&every, NLM_F_DUMP, hooked)?;
-        let pairs: BTreeSet<_> = found.iter().map(|(_, blocks)| *blocks).collect();
+        let mut found = Disciplines::default();
+        for (index, discipline) in self.socket.query_as(&every, NLM_F_DUMP, read)? {
+            match discipline {
+                Ok(blocks) => drop(found.hooked.insert(index, blocks)),
+                Err(bucket) => drop(found.buckets.insert(index, bucket)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the guards of the interfaces that have these blocks; `None` if the kernel cannot give it.
+    pub(super) fn guarded(
+        &mut self,
+        hooked: &BTreeMap<u32, Blocks>,
+    ) -> Result<Option<BTreeMap<u32, Guard>>, Refusal> {
+        let pairs: BTreeSet<_> = hooked.values().copied().collect();
         let guards: BTreeMap<_, _> =
             pairs.into_iter().filter_map(|blocks| Some((blocks, self.guard_in(blocks)?))).collect();
-        let guarded = |(index, blocks)| Some((index, *guards.get(&blocks)?));
-        let found: BTreeMap<u32, Guard> = found.into_iter().filter_map(guarded).collect();
+        let guarded = |(index, blocks): (&u32, _)| Some((*index, *guards.get(blocks)?));
+        let found: BTreeMap<u32, Guard> = hooked.iter().filter_map(guarded).collect();
         // If nothing has the guard, the kernel may not have what it takes.
         Ok((!found.is_empty() || self.can_guard()?).then_some(found))
     }
 
     /// Removes hooks that are not the guard's, or whose filters another program changed.
     pub(super) fn remove_hooks(&mut self, index: u32) -> Result<(), Refusal> {
-        let message = RouteNetlinkMessage::DelQueueDiscipline(message(index, HOOKS, CLSACT));
         // Most likely there are none.
-        self.socket.send_each(vec![NetlinkRequest { message, flags: 0 }]).map(drop)
+        self.socket.send_each(vec![no_hooks(index)]).map(drop)
     }
 
     /// Returns the guard whose programs, of this version, are in these blocks. A block that does not exist has none.
@@ -181,6 +238,12 @@ pub(super) fn hooks(index: u32, blocks: Blocks) -> NetlinkRequest<RouteNetlinkMe
     NetlinkRequest { message, flags: NLM_F_CREATE | NLM_F_EXCL }
 }
 
+/// Returns the request that removes the hooks.
+pub(super) fn no_hooks(index: u32) -> NetlinkRequest<RouteNetlinkMessage> {
+    let message = RouteNetlinkMessage::DelQueueDiscipline(message(index, HOOKS, CLSACT));
+    NetlinkRequest { message, flags: 0 }
+}
+
 /// The filters that a request for filters leaves in its blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filters {
@@ -205,9 +268,14 @@ pub(super) fn filters(
         .map(|message| NetlinkRequest { message, flags })
 }
 
-fn filter(block: u32, program: Vec<u8>) -> RouteNetlinkMessage {
+/// Returns the information in the header of a filter for every protocol, with this priority: the lower comes first.
+pub(super) fn of_priority(priority: u32) -> u32 {
     /// `ETH_P_ALL` of `<linux/if_ether.h>`.
     const EVERY_PROTOCOL: u16 = 3;
+    priority << 16 | u32::from(EVERY_PROTOCOL.to_be())
+}
+
+fn filter(block: u32, program: Vec<u8>) -> RouteNetlinkMessage {
     const PRIORITY: u32 = 1;
     let length = u16::try_from(program.len() / Instruction::LENGTH).unwrap_or(u16::MAX);
     let other = |kind, value| TcFilterBpfOption::Other(DefaultNla::new(kind, value));
@@ -218,7 +286,7 @@ fn filter(block: u32, program: Vec<u8>) -> RouteNetlinkMessage {
     ];
     let mut message = of_block(block);
     message.header.handle = TcHandle { major: 0, minor: 1 };
-    message.header.info = PRIORITY << 16 | u32::from(EVERY_PROTOCOL.to_be());
+    message.header.info = of_priority(PRIORITY);
     message.attributes = vec![
         TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
         TcAttribute::Options(options.map(TcOption::Bpf).into()),
@@ -230,14 +298,14 @@ fn get_hooks(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetQueueDiscipline(message(index, HOOKS, CLSACT))
 }
 
-fn message(index: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
+pub(super) fn message(index: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
     // The kernel's numbers of interfaces are positive.
     let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or(i32::MAX));
     (message.header.handle, message.header.parent) = (handle, parent);
     message
 }
 
-fn of_block(block: u32) -> TcMessage {
+pub(super) fn of_block(block: u32) -> TcMessage {
     let mut message = TcMessage::with_index(OF_BLOCK);
     message.header.parent = TcHandle::from(block);
     message

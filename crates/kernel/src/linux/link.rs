@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use rustix::net::netdevice;
 
-use self::message::{address_message, delete, drain, move_to, parts, retire, set_alias, slot};
+pub(super) use self::message::{Part, delete, set_link, slot};
+use self::message::{address_message, drain, move_to, retire, set_alias};
 use super::{
     Linux,
     guard::Filters,
@@ -25,7 +26,8 @@ use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     guard::interface_number,
     link::{HostInterface, LinkSpec, LinkState, Tap},
-    model::{InterfaceName, Ipv6Unsupported},
+    model::{InterfaceName, Ipv6Unsupported, Slot},
+    shaping::Twin,
     small::SmallSet,
     switch,
 };
@@ -71,13 +73,16 @@ impl Route {
         let name = || spec.name.clone();
         let refused = |part, source| KernelError::ConfigureLink { name: name(), part, source };
         let index = self.index(&spec.name).map_err(|source| refused("interface", source))?;
-        let guarded = self.is_guarded(index, slot(spec), &spec.addresses);
+        let hooked = self.hooked(index).map_err(|source| refused("guard", source))?;
+        let guarded = self.is_guarded(hooked, slot(spec), &spec.addresses);
         let guarded = guarded.map_err(|source| refused("guard", source))?;
         if !guarded {
             self.remove_hooks(index).map_err(|source| refused("guard", source))?;
         }
         let filters = if guarded { Filters::Kept } else { Filters::Replaced };
-        self.configure(spec, filters, refused)
+        self.configure(spec, filters, refused)?;
+        // What the guest sends was led elsewhere by the hooks that were removed.
+        if guarded || spec.shaping.from_guest.is_none() { Ok(()) } else { self.shape(spec) }
     }
 
     /// Sets the aliases of interfaces.
@@ -220,13 +225,27 @@ impl Route {
         let unreachable = |refusal| refused("interface", refusal);
         let index = self.index(&spec.name).map_err(unreachable)?;
         let disabled = disable_ipv6(&spec.name)?;
+        self.send_parts(message::parts(index, spec, filters), &refused)?;
+        if !disabled {
+            // IPv6 may have been absent because the MTU was below 1280, and the MTU may have grown.
+            disable_ipv6(&spec.name)?;
+        }
+        Ok(())
+    }
+
+    /// Sends all parts in one `send`. Fails with the first part that is refused; the others are done all the same.
+    pub(super) fn send_parts(
+        &mut self,
+        parts: Vec<Part>,
+        refused: impl Fn(&'static str, Refusal) -> KernelError,
+    ) -> Result<(), KernelError> {
         let mut described = Vec::new();
         let mut requests = Vec::new();
-        for part in parts(index, spec, filters) {
+        for part in parts {
             described.push((part.name, part.excused));
             requests.push(part.request);
         }
-        let results = self.socket.send_each(requests).map_err(unreachable)?;
+        let results = self.socket.send_each(requests).map_err(|r| refused("interface", r))?;
         for ((name, excused), result) in described.into_iter().zip(results) {
             match result {
                 Err(refusal)
@@ -236,10 +255,6 @@ impl Route {
                 }
                 _ => {}
             }
-        }
-        if !disabled {
-            // IPv6 may have been absent because the MTU was below 1280, and the MTU may have grown.
-            disable_ipv6(&spec.name)?;
         }
         Ok(())
     }
@@ -287,6 +302,11 @@ impl Links for Linux {
         self.route(|source| KernelError::ListLinks { source })?.links()
     }
 
+    fn twins(&mut self) -> Result<BTreeMap<Slot, Twin>, KernelError> {
+        let failed = |source| KernelError::ListLinks { source };
+        self.route(failed)?.twins().map_err(failed)
+    }
+
     fn host_interfaces(&mut self) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
         self.route(|source| KernelError::ListLinks { source })?.host_interfaces()
     }
@@ -301,6 +321,12 @@ impl Links for Linux {
         let part = "open a socket of rtnetlink";
         self.route(|source| KernelError::ConfigureLink { name: spec.name.clone(), part, source })?
             .configure_link(spec)
+    }
+
+    fn shape(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let part = "open a socket of rtnetlink";
+        self.route(|source| KernelError::Shape { name: spec.name.clone(), part, source })?
+            .shape(spec)
     }
 
     fn set_aliases(

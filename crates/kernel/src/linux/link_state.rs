@@ -15,6 +15,7 @@ use netlink_packet_route::{
 };
 
 use super::{
+    guard::Disciplines,
     netlink::{HEADER, attributes, read_u16, read_u32},
     route::Route,
     sysctl,
@@ -23,6 +24,7 @@ use crate::{KernelError, Refusal};
 use riklet_core::{
     link::{HostInterface, LinkState, Tap},
     model::{InterfaceName, MacAddress, Slot},
+    shaping::{ShapingState, Twin},
     small::{SmallMap, SmallSet},
 };
 
@@ -89,6 +91,7 @@ const LOOPBACK: &str = "lo";
 const IFF_TAP: u8 = 2;
 const TUN: &str = "tun";
 const BRIDGE: &str = "bridge";
+const IFB: &str = "ifb";
 
 impl Route {
     /// Returns the interface of this name, or `None` if there is none.
@@ -117,7 +120,7 @@ impl Route {
         let addressed: BTreeSet<u32> = addressed.into_iter().collect();
         let mut found = BTreeMap::new();
         for name in sysctl::configured_interfaces()? {
-            if name.as_str() == LOOPBACK || Slot::of_interface(name.as_str()).is_some() {
+            if name.as_str() == LOOPBACK || Twin::slot_of_either(name.as_str()).is_some() {
                 continue;
             }
             // The interface may no longer exist.
@@ -151,7 +154,7 @@ impl Route {
     }
 
     /// Asks for one interface, and reads the answer; `None` if there is no such interface, or `read` finds nothing.
-    fn query_link<T>(
+    pub(super) fn query_link<T>(
         &mut self,
         name: &InterfaceName,
         read: impl Fn(&[u8]) -> Option<T>,
@@ -174,7 +177,9 @@ impl Route {
         let neighbours = self.socket.query_as(&get_neighbours(index), NLM_F_DUMP, neighbour)?;
         state.neighbours.extend(neighbours.into_iter().map(|(_, neighbour)| neighbour));
         if let Some(slot) = Slot::of_interface(state.name.as_str()) {
-            state.guarded = self.is_guarded(index, slot, &state.addresses)?;
+            let hooked = self.hooked(index)?;
+            state.guarded = self.is_guarded(hooked, slot, &state.addresses)?;
+            state.shaping = self.shaping(index, slot, hooked)?;
         }
         Ok(Some(state))
     }
@@ -199,9 +204,16 @@ impl Route {
                 state.neighbours.insert(address, mac);
             }
         }
-        if !ours.is_empty()
-            && let Some(guarded) = self.guarded()?
-        {
+        if ours.is_empty() {
+            return Ok(ours);
+        }
+        let Disciplines { hooked, buckets } = self.disciplines()?;
+        for (index, shaping) in self.shapings(&buckets, &hooked)? {
+            if let Some(state) = ours.get_mut(&index) {
+                state.shaping = shaping;
+            }
+        }
+        if let Some(guarded) = self.guarded(&hooked)? {
             for (index, state) in &mut ours {
                 let slot = Slot::of_interface(state.name.as_str());
                 let guard = guarded.get(index).zip(slot);
@@ -284,8 +296,32 @@ pub(super) fn link(message: &[u8]) -> Option<(u32, LinkState)> {
         ipv6: settings.ipv6,
         guarded: true,
         tap,
+        shaping: ShapingState::default(),
     };
     Some((index, state))
+}
+
+/// The twin of an interface, with what only the kernel needs.
+pub(super) struct TwinLink {
+    pub(super) index: u32,
+    pub(super) up: bool,
+    pub(super) twin: Twin,
+}
+
+/// Reads a twin, and returns its slot as well.
+pub(super) fn twin(message: &[u8]) -> Option<(Slot, TwinLink)> {
+    let body = body(message, &[NEW_LINK])?;
+    let slot = Twin::slot(text(attribute(message, LINK_BODY, IFLA_IFNAME)?)?)?;
+    let is_ifb = kind(attribute(message, LINK_BODY, IFLA_LINKINFO)?) == Some(IFB);
+    let alias = attribute(message, LINK_BODY, IFLA_IFALIAS).and_then(text).map(str::to_owned);
+    let (index, up) = (read_u32(body, 4)?, read_u32(body, 8)? & IFF_UP != 0);
+    is_ifb.then_some((slot, TwinLink { index, up, twin: Twin { alias } }))
+}
+
+/// Returns the name of an interface.
+pub(super) fn name(message: &[u8]) -> Option<&str> {
+    let _link = body(message, &[NEW_LINK])?;
+    text(attribute(message, LINK_BODY, IFLA_IFNAME)?)
 }
 
 /// The properties of an interface that are attributes.
@@ -404,13 +440,13 @@ pub(super) fn said_of_neighbour(message: &[u8]) -> Option<(IpAddr, Option<MacAdd
 }
 
 /// Returns the body of a message, if it is of one of these types.
-fn body<'a>(message: &'a [u8], kinds: &[u16]) -> Option<&'a [u8]> {
+pub(super) fn body<'a>(message: &'a [u8], kinds: &[u16]) -> Option<&'a [u8]> {
     let kind = read_u16(message, 4)?;
     if kinds.contains(&kind) { message.get(HEADER..) } else { None }
 }
 
 /// Returns an attribute of a message with a body of this length.
-fn attribute(message: &[u8], after: usize, wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(message: &[u8], after: usize, wanted: u16) -> Option<&[u8]> {
     find(message.get(HEADER + after..)?, wanted)
 }
 
@@ -432,4 +468,5 @@ fn ip(octets: &[u8]) -> Option<IpAddr> {
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(message: &[u8]) {
     let _read = (link(message), address(message), neighbour(message), said_of_neighbour(message));
+    let _twin = (twin(message).is_some(), name(message));
 }

@@ -16,6 +16,7 @@ mod opener;
 mod resolvers;
 mod route;
 mod rule;
+mod shaping;
 mod socket_option;
 pub mod stats;
 mod sysctl;

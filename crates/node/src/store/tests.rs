@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::*;
-use riklet_core::model::{Execution, Exposure, Function, Protocol, Slot, Workload};
+use riklet_core::model::{Execution, Exposure, Function, Limits, Protocol, Slot, Workload};
 
 /// A directory of one test, removed at its end.
 pub(super) struct Dir(pub(super) PathBuf);
@@ -71,7 +71,13 @@ pub(super) fn function(text: &str, exposures: &[&str]) -> Workload {
     });
     let exposures = exposures.collect();
     let (name, execution) = (name(text), Execution::default());
-    Workload::Function(Function { name, execution, exposures, egress: None })
+    Workload::Function(Function {
+        name,
+        execution,
+        exposures,
+        egress: None,
+        limits: Limits::default(),
+    })
 }
 
 pub(super) const CAPACITY: u32 = 16_384;

@@ -31,9 +31,11 @@ use riklet_core::{
     firewall::{Backend, ForeignChain, ForeignFamily, Translation},
     link::LinkState,
     model::{
-        Account, Execution, Exposure, Function, InstanceName, Protocol, Queues, Slot, Workload,
+        Account, Execution, Exposure, Function, InstanceName, Limits, Protocol, Queues, Slot,
+        Workload,
     },
     plan::Step,
+    shaping::ShapingState,
     small::{SmallMap, SmallSet},
     switch::IP_FORWARD,
 };
@@ -73,6 +75,8 @@ proptest! {
             let expected: BTreeSet<_> =
                 node.node().list().unwrap().iter().map(|l| l.instance.interface()).collect();
             prop_assert_eq!(links, expected);
+            let twins = node.kernel.system().twins.len();
+            prop_assert_eq!(twins, model.values().filter(|w| w.limits().egress.is_some()).count());
             prop_assert_eq!(node.exposed(), model.values().map(|w| w.exposures().len()).sum::<usize>());
         }
     }
@@ -268,7 +272,13 @@ fn a_warning_names_the_exposure_that_shadows_the_listener() {
         let exposure = Exposure::new(Protocol::Tcp, Some(address), port, port).unwrap();
         let exposure = exposure.with_shadow(true);
         let (name, execution) = (function(number, &[]).name().clone(), Execution::default());
-        Workload::Function(Function { name, execution, exposures: vec![exposure], egress: None })
+        Workload::Function(Function {
+            name,
+            execution,
+            exposures: vec![exposure],
+            egress: None,
+            limits: Limits::default(),
+        })
     };
     let listener =
         Listener { protocol: Protocol::Tcp, address: Some(second), port: 8080, process: None };
@@ -433,5 +443,6 @@ pub(crate) fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkStat
         guarded: true,
         ipv6: true,
         tap: None,
+        shaping: ShapingState::default(),
     }
 }

@@ -10,8 +10,8 @@ use riklet_core::{
     firewall::Entry,
     manager,
     model::{
-        Account, Execution, Exposure, Function, InstanceName, Owner, OwnerId, PortRange, Protocol,
-        Queues, Workload,
+        Account, Execution, Exposure, Function, InstanceName, Limits, Owner, OwnerId, PortRange,
+        Protocol, Queues, Workload,
     },
 };
 use riklet_kernel::fake::{FakeKernel, Stopped, System};
@@ -38,10 +38,12 @@ pub(crate) enum Operation {
 pub(crate) fn operation() -> impl Strategy<Value = Operation> {
     let ports = prop::collection::btree_set(8000..8006u16, 0..3);
     let user = prop::option::of((1000..1002u32).prop_map(Account::Id));
-    let workload = (0..4u16, ports, user, 1..=2i64).prop_map(|(number, ports, user, queues)| {
+    let limits = prop::sample::select(vec!["", "", "100Mbit", "50Mbit,1Gbit", ",1Gbit"]);
+    let workload = (0..4u16, ports, user, 1..=2i64, limits);
+    let workload = workload.prop_map(|(number, ports, user, queues, limits)| {
         let queues = Queues::new(queues).ok();
         let execution = Execution { user, queues, ..Execution::default() };
-        run_as(execution, number, &ports.into_iter().collect::<Vec<_>>())
+        limited(limits, run_as(execution, number, &ports.into_iter().collect::<Vec<_>>()))
     });
     let distinct = prop::collection::vec(workload, 1..3).prop_map(|workloads| {
         let named = workloads.into_iter().map(|workload| (workload.name().clone(), workload));
@@ -72,7 +74,19 @@ pub(crate) fn run_as(execution: Execution, number: u16, ports: &[u16]) -> Worklo
         execution,
         exposures: ports.iter().map(exposure).collect(),
         egress: None,
+        limits: Limits::default(),
     })
+}
+
+/// Returns the function with these limits.
+pub(crate) fn limited(limits: &str, workload: Workload) -> Workload {
+    match workload {
+        Workload::Function(function) => {
+            Workload::Function(Function { limits: limits.parse().unwrap(), ..function })
+        }
+        #[cfg(feature = "toy-kind")]
+        other => other,
+    }
 }
 
 impl Operation {
@@ -156,13 +170,14 @@ impl TestNode {
         let mut system = self.kernel.system().clone();
         let ours = self.owner();
         let same = Owner::new(OwnerId::new(1), "/");
-        for link in system.links.values_mut() {
-            let alias = link.alias.take();
+        let links = system.links.values_mut().map(|link| &mut link.alias);
+        for place in links.chain(system.twins.values_mut().map(|twin| &mut twin.alias)) {
+            let alias = place.take();
             let of_all = |alias: String, ours: &Owner| {
                 let alias = alias.replace(&ours.id().to_string(), &same.id().to_string());
                 alias.replace(ours.directory(), same.directory())
             };
-            link.alias = match (alias, &ours) {
+            *place = match (alias, &ours) {
                 (Some(alias), Some(ours)) => Some(of_all(alias, ours)),
                 (alias, _) => alias,
             };

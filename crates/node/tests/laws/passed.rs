@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use riklet_core::{
     link::LinkState,
-    model::{InterfaceName, Kind, Selector, Slot},
+    model::{InterfaceName, Kind, Limits, Selector, Slot},
     plan::Step,
     routing::{HostRoute, NextHop},
     workload::alias,
@@ -175,7 +175,8 @@ fn an_open_tap_is_not_given_to_another_instance() {
     // A process has opened a leaked TAP of ours, of the function `f0`.
     let leaked = |node: &TestNode| {
         let owner = node.owner().unwrap();
-        let alias = alias::render(&owner, (Kind::Function, &name("f0")), false, &[]);
+        let alias =
+            alias::render(&owner, (Kind::Function, &name("f0")), (false, Limits::default()), &[]);
         let open = LinkState { alias: Some(alias), open: true, ..foreign_link(&interface(0)) };
         node.kernel.system().links.insert(interface(0), open);
     };

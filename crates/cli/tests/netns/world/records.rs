@@ -9,7 +9,7 @@ use std::{
 use riklet_core::{
     definition::{self, Source},
     firewall::Entry,
-    model::{Execution, Exposure, Function, Pool, PortRange, Protocol, Slot, Workload},
+    model::{Execution, Exposure, Function, Limits, Pool, PortRange, Protocol, Slot, Workload},
 };
 use serde_json::{Value, json};
 
@@ -28,6 +28,7 @@ pub(crate) fn workload(name: &str, exposures: &[&str]) -> Workload {
         execution: Execution::default(),
         exposures: exposures.iter().map(|text| exposure(text)).collect(),
         egress: None,
+        limits: Limits::default(),
     })
 }
 

@@ -1,19 +1,48 @@
-//! Validates `network`, which describes what a guest may reach.
+//! Validates `network`, which describes what a guest may reach, and what it may use up.
 
-use super::{Object, Reason, Validator};
+use super::{Object, Reason, Validator, Value};
 use crate::{
-    model::{Destination, Egress, EgressPolicy},
+    model::{BitRate, Destination, Egress, EgressPolicy, Limits},
     reach,
 };
 
-const NETWORK: &[&str] = &["egress"];
+const NETWORK: &[&str] = &["egress", "limits"];
 const EGRESS: &[&str] = &["default", "allow", "deny"];
+const LIMITS: &[&str] = &["egress", "ingress"];
 
 impl Validator {
+    /// Returns the policy of `network.egress`, and the limits of `network.limits`; those that there are not, or that an error
+    /// is noted for, are none.
+    pub(crate) fn network(&mut self, function: &Object<'_>) -> (Option<EgressPolicy>, Limits) {
+        let network = function
+            .get("network")
+            .and_then(|node| self.object(node, &function.path("network"), NETWORK));
+        let Some(network) = network else { return (None, Limits::default()) };
+        (self.egress(&network), self.limits(&network))
+    }
+
+    fn limits(&mut self, network: &Object<'_>) -> Limits {
+        let limits = network
+            .get("limits")
+            .and_then(|node| self.object(node, &network.path("limits"), LIMITS));
+        let Some(limits) = limits else { return Limits::default() };
+        Limits { egress: self.rate(&limits, "egress"), ingress: self.rate(&limits, "ingress") }
+    }
+
+    fn rate(&mut self, limits: &Object<'_>, name: &str) -> Option<BitRate> {
+        let node = limits.get(name)?;
+        let rate = match &node.value {
+            Value::String(text) => text.parse().map_err(Reason::Rate),
+            other => {
+                let expected = "a rate such as 100Mbit";
+                Err(Reason::Sort { expected, found: other.sort() })
+            }
+        };
+        self.accept(rate, node.at, || limits.path(name))
+    }
+
     /// Returns the policy of `network.egress`; `None` if there is none, or after an error is noted.
-    pub(crate) fn egress(&mut self, function: &Object<'_>) -> Option<EgressPolicy> {
-        let node = function.get("network")?;
-        let network = self.object(node, &function.path("network"), NETWORK)?;
+    fn egress(&mut self, network: &Object<'_>) -> Option<EgressPolicy> {
         let node = network.get("egress")?;
         let egress = self.object(node, &network.path("egress"), EGRESS)?;
         let default = self.choice(&egress, "default", "reach", &Egress::ALL, Egress::as_str);

@@ -31,15 +31,15 @@ use riklet_core::{
 const NO_GUARD: &[Errno] = &[Errno::NOENT, Errno::OPNOTSUPP, Errno::INVAL, Errno::EXIST];
 
 /// A request of a configuration, with the name of the property that it sets.
-pub(super) struct Part {
-    pub(super) name: &'static str,
-    pub(super) request: NetlinkRequest<RouteNetlinkMessage>,
+pub(in crate::linux) struct Part {
+    pub(in crate::linux) name: &'static str,
+    pub(in crate::linux) request: NetlinkRequest<RouteNetlinkMessage>,
     /// The errors that mean that the kernel has nothing to configure.
-    pub(super) excused: &'static [Errno],
+    pub(in crate::linux) excused: &'static [Errno],
 }
 
 /// Returns the slot of an interface. Only those of slots are specified.
-pub(super) fn slot(spec: &LinkSpec) -> Slot {
+pub(in crate::linux) fn slot(spec: &LinkSpec) -> Slot {
     Slot::of_interface(spec.name.as_str()).unwrap_or(Slot::new(0))
 }
 
@@ -122,7 +122,10 @@ fn of_ipv4<const N: usize>(values: [(u16, u32); N]) -> AfSpecInet {
     AfSpecInet::Other(DefaultNla::new(SETTINGS | NLA_F_NESTED, nested))
 }
 
-pub(super) fn set_link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+pub(in crate::linux) fn set_link(
+    index: u32,
+    attributes: Vec<LinkAttribute>,
+) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes = attributes;
@@ -175,7 +178,7 @@ pub(super) fn move_to(name: &InterfaceName, group: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-pub(super) fn delete(selector: LinkAttribute) -> RouteNetlinkMessage {
+pub(in crate::linux) fn delete(selector: LinkAttribute) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.attributes.push(selector);
     RouteNetlinkMessage::DelLink(message)

@@ -1,4 +1,5 @@
 mod attachment;
+mod shaping;
 
 use riklet_testkit::namespace::{ip, isolated, run, run_with};
 
@@ -11,6 +12,7 @@ use riklet_core::{
     guard::Guard,
     link::{DRAINING_GROUP, Remedy, Tap},
     model::{Addresses, MacAddress, Pool, Slot},
+    shaping::Shaping,
 };
 use rustix::io::Errno;
 
@@ -26,6 +28,7 @@ fn spec(number: u16) -> LinkSpec {
         addresses: addresses.hosts().map(Addresses::network).collect(),
         neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
         tap: Tap::default(),
+        shaping: Shaping::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{KernelError, LinkDeletion, Links};
 use riklet_core::{
     link::{HostInterface, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Slot},
+    shaping::Twin,
     small::SmallSet,
 };
 
@@ -52,6 +53,18 @@ impl Links for Watched {
         // It sets properties of which the kernel does not notify.
         self.mirror.expect(spec);
         self.listen()?;
+        done
+    }
+
+    fn twins(&mut self) -> Result<BTreeMap<Slot, Twin>, KernelError> {
+        self.kernel.twins()
+    }
+
+    fn shape(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let done = self.changing().shape(spec);
+        self.listen()?;
+        // The kernel notifies of twins only.
+        self.mirror.mark_unknown(&spec.name);
         done
     }
 

@@ -7,6 +7,7 @@ use crate::linux::netlink::read_u32;
 use riklet_core::{
     link::{DRAINING_GROUP, LinkSpec, LinkState},
     model::{InterfaceName, Slot},
+    shaping::Twin,
 };
 
 /// `RTM_*` of `<linux/rtnetlink.h>`.
@@ -138,6 +139,10 @@ impl Mirror {
     }
 
     fn read(&mut self, index: u32, message: &[u8], new: bool) {
+        if let Some(slot) = link_state::name(message).and_then(Twin::slot) {
+            self.hear_twin(slot);
+            return;
+        }
         let Some((_, mut state)) = link_state::link(message) else { return };
         let Some(slot) = Slot::of_interface(state.name.as_str()) else {
             self.strangers = true;
@@ -151,6 +156,7 @@ impl Mirror {
         if let Some(before) = &before {
             state.addresses.clone_from(&before.addresses);
             state.neighbours.clone_from(&before.neighbours);
+            state.shaping.clone_from(&before.shaping);
             if before.name != state.name {
                 self.changed.extend(Slot::of_interface(before.name.as_str()));
                 // Two interfaces may have swapped their names.
@@ -183,8 +189,25 @@ impl Mirror {
         self.links.insert(index, state);
     }
 
+    /// Processes a change of a twin: its interface has to be asked for.
+    fn hear_twin(&mut self, slot: Slot) {
+        self.changed.insert(slot);
+        self.mark_unknown(&slot.interface());
+    }
+
+    /// Has an interface asked for.
+    pub(super) fn mark_unknown(&mut self, name: &InterfaceName) {
+        if let Some(&index) = self.names.get(name) {
+            self.unknown.insert(name.clone(), index);
+        }
+    }
+
     fn forget(&mut self, index: u32) {
         self.unread.remove(&index);
+        if let Some(slot) = Twin::of_number(index) {
+            self.hear_twin(slot);
+            return;
+        }
         if !self.forget_known(index) {
             (self.strangers, self.interfaces) = (true, true);
         }
