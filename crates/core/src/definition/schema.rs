@@ -212,7 +212,20 @@ fn network() -> Value {
         ("deny", list("Destinations that it may not reach, also if they are allowed.")),
     ];
     let egress = object("The destinations that it may begin connections to.", &[], egress);
-    object("The function's network.", &[], [("egress", egress)])
+    let rate = |text: &str| {
+        json!({
+            "description": text,
+            "type": "string",
+            "pattern": "^[0-9]+(bit|kbit|Mbit|Gbit)$",
+            "examples": ["64kbit", "100Mbit", "1Gbit"],
+        })
+    };
+    let limits = [
+        ("egress", rate("The rate of what it sends, in bits a second: 8kbit to 10Gbit.")),
+        ("ingress", rate("The rate of what it is sent, in bits a second: 8kbit to 10Gbit.")),
+    ];
+    let limits = object("The limits of what it may use up.", &[], limits);
+    object("The function's network.", &[], [("egress", egress), ("limits", limits)])
 }
 
 fn destination() -> Value {
@@ -314,6 +327,10 @@ mod tests {
             (
                 "/$defs/network/properties/egress/properties",
                 json!({ "network": { "egress": what() } }),
+            ),
+            (
+                "/$defs/network/properties/limits/properties",
+                json!({ "network": { "limits": what() } }),
             ),
         ] {
             assert_eq!(of(path), known(&with(function)), "{path}");
