@@ -105,6 +105,8 @@ pub(crate) enum Command {
     /// Print the JSON Schema of definitions, for editors.
     #[command(after_help = "Example:\n  riklet-sdn schema > riklet-sdn.schema.json")]
     Schema,
+    /// Explain what happens to a packet, and why; exit status 1 if nobody gets it.
+    Explain(ExplainArgs),
     /// Compare the kernel with the records; exit status 1 if they differ.
     #[command(after_help = "Example:\n  riklet-sdn check || riklet-sdn repair")]
     Check,
@@ -253,6 +255,17 @@ pub(crate) enum InspectFormat {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) files: FileArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(override_usage = "riklet-sdn explain [OPTIONS] <FROM> to <DESTINATION>")]
+#[command(after_help = "Example:\n  riklet-sdn explain hello to 192.0.2.7:443/tcp")]
+pub(crate) struct ExplainArgs {
+    /// Sender and destination of the packet that begins a connection. The sender is a function, an address, or `host`, the
+    /// node. The destination is an address or a name, `host`, or `function:NAME`; with a port, and with /udp or /sctp if it is
+    /// not for TCP.
+    #[arg(value_name = "FROM to DESTINATION", required = true, num_args = 1..=3)]
+    pub(crate) words: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -20,6 +20,8 @@ pub(crate) enum CliError {
     /// The function that options describe. Each reason names the field that a definition would have.
     #[error("{}", reasons.join("; "))]
     Described { reasons: Vec<String> },
+    #[error("{reason}")]
+    Question { reason: String },
     #[error("{}: longer than {} bytes, the most that is read", path.display(), definition::MAX_BYTES)]
     TooLarge { path: PathBuf },
     #[error("{}:{line}:{column}: not UTF-8 text", path.display())]
@@ -137,6 +139,7 @@ impl CliError {
             Self::Read { .. }
             | Self::NoFiles { .. }
             | Self::Described { .. }
+            | Self::Question { .. }
             | Self::TooLarge { .. }
             | Self::NotText { .. }
             | Self::Console { .. }

@@ -7,6 +7,7 @@ mod doctor;
 mod down;
 mod error;
 mod events;
+mod explain;
 mod input;
 mod inspect;
 mod interrupt;
@@ -84,6 +85,7 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
         Command::Validate(validate) => validate::run(&validate, output),
         Command::Schema => validate::schema(output),
+        Command::Explain(explain) => explain::run(&mut local()?, &explain, output),
         Command::Check => check::run(&mut node()?, output),
         Command::Repair { adopt: true, .. } => {
             repair::recovered(node()?.adopt()?, "nothing to take over", output)

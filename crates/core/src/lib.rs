@@ -8,6 +8,7 @@ pub mod address;
 pub mod definition;
 mod error_kind;
 mod excerpt;
+pub mod explain;
 pub mod firewall;
 pub mod flows;
 pub mod forwarding;

@@ -162,6 +162,16 @@ fn named(policy: &EgressPolicy, place: fn(Place) -> Option<Ipv4Net>) -> Vec<(Blo
     separate([blocks(policy.deny(), false), blocks(policy.allow(), true)].concat())
 }
 
+/// Returns the entry of a policy that decides about a destination, with whether it allows it; `None` if none names it. `at_host`
+/// tells whether the host itself has the address.
+#[must_use]
+pub fn deciding(policy: &EgressPolicy, to: Block, at_host: bool) -> Option<(Destination, bool)> {
+    let place = if at_host { host } else { network };
+    let names = |entry: &&Destination| blocks(entry, place).iter().any(|block| block.contains(&to));
+    let denied = policy.deny().iter().find(names).map(|entry| (*entry, false));
+    denied.or_else(|| policy.allow().iter().find(names).map(|entry| (*entry, true)))
+}
+
 /// Returns the number of blocks of a policy: lists that overlap much have many more than destinations.
 #[must_use]
 pub fn count(policy: &EgressPolicy) -> usize {

@@ -42,6 +42,9 @@ pub enum NodeError {
         /// The state directory that was searched.
         state_dir: PathBuf,
     },
+    /// No instance is up, so that nothing of ours decides about packets.
+    #[error("no function is up: nothing of ours decides about packets")]
+    NothingUp,
     /// An instance is running, and cannot be run once more.
     #[error("{name} is already running: {vmm}, process {pid}")]
     AlreadyRunning {
@@ -255,6 +258,7 @@ impl NodeError {
                 Some(format!("`riklet-sdn stop {name}` ends it, and takes its network down"))
             }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
+            Self::NothingUp => Some("`riklet-sdn up` brings functions up".to_owned()),
             Self::Shadows(shadow) => Some(shadow_hint(shadow)),
             Self::Decided { what: what @ ("uplink" | "mtu" | "mark-mask" | "egress" | "flows"), configured, .. } => {
                 let value = configured.replace(' ', ",");

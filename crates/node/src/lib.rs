@@ -81,6 +81,7 @@ mod choices;
 mod config;
 mod converge;
 mod error;
+pub mod explain;
 mod flow_task;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

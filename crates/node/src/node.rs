@@ -1,6 +1,9 @@
 use super::{
     Config, Drift, Inspection, ListedInstance, NodeError, RebuildOptions, Rebuilt, Report, Request,
-    Selector, UpOptions, UplinkFlaw, Warning, cache::Cache, session::Operations,
+    Selector, UpOptions, UplinkFlaw, Warning,
+    cache::Cache,
+    explain::{Explained, Question},
+    session::Operations,
 };
 use crate::{
     store::{self, Lock, Store},
@@ -112,6 +115,15 @@ impl<K: Kernel> Node<K> {
     /// Fails if the store or the kernel cannot be read.
     pub fn check(&mut self) -> Result<Drift, NodeError> {
         self.look(|mut operations| operations.check())
+    }
+
+    /// Explains the way of one packet: each chain that decides about it, where it ends, and what stops it although the rules
+    /// let it pass. Changes nothing, and sends nothing. Reads all rules of others that packets of guests pass.
+    ///
+    /// # Errors
+    /// Fails if no instance is up, a function of the question is not recorded, or the records or the kernel cannot be read.
+    pub fn explain(&mut self, question: &Question) -> Result<Explained, NodeError> {
+        self.operations(&mut Cache::default()).explain(question)
     }
 
     /// Returns what may surprise users of recorded instances, and is no drift, as [`Drift::warnings`].

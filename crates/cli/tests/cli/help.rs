@@ -24,6 +24,7 @@ fn help_lists_the_commands() {
       plan         Show what `up` would do, step by step, without changing anything [alias: diff]
       validate     Read definitions and print what they define; needs neither root nor a node
       schema       Print the JSON Schema of definitions, for editors
+      explain      Explain what happens to a packet, and why; exit status 1 if nobody gets it
       check        Compare the kernel with the records; exit status 1 if they differ
       repair       Make the kernel match the records: restore what drifted, remove what leaked
       events       Print what the daemon and other processes did; needs a daemon
@@ -192,6 +193,20 @@ fn every_command_has_help_with_one_example() {
     Options:
       -h, --help  Print help
       riklet-sdn schema > riklet-sdn.schema.json
+
+    Explain what happens to a packet, and why; exit status 1 if nobody gets it
+
+    Usage: riklet-sdn explain [OPTIONS] <FROM> to <DESTINATION>
+
+    Arguments:
+      <FROM to DESTINATION>...  Sender and destination of the packet that begins a connection. The
+                                sender is a function, an address, or `host`, the node. The destination
+                                is an address or a name, `host`, or `function:NAME`; with a port, and
+                                with /udp or /sctp if it is not for TCP
+
+    Options:
+      -h, --help  Print help
+      riklet-sdn explain hello to 192.0.2.7:443/tcp
 
     Compare the kernel with the records; exit status 1 if they differ
 

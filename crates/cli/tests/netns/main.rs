@@ -20,6 +20,7 @@ mod description;
 mod directory;
 mod drift;
 mod egress;
+mod explained;
 mod exposures;
 mod failed;
 mod flows;

@@ -126,6 +126,14 @@ impl Pool {
         Some(Addresses { v4, v6 })
     }
 
+    /// Returns the slot whose guest has this address; `None` if it is no guest's.
+    #[must_use]
+    pub fn slot_of_guest(self, address: Ipv4Addr) -> Option<Slot> {
+        let offset = address.to_bits().checked_sub(self.v4.network().to_bits())?;
+        let slot = Slot::new(u16::try_from(offset / 4).ok()?);
+        self.addresses(slot).filter(|addresses| addresses.v4.guest == address).map(|_| slot)
+    }
+
     /// Reports whether the pool and the route share an address.
     ///
     /// A route of /7 or wider overlaps nothing: it is the default route, or a part of one that a VPN has split, and
@@ -180,6 +188,18 @@ impl fmt::Display for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slot_is_found_by_its_guest() {
+        let pool: Pool = "10.231.0.0/29".parse().unwrap();
+        let slot = |address: &str| pool.slot_of_guest(address.parse().unwrap()).map(Slot::number);
+        assert_eq!((slot("10.231.0.2"), slot("10.231.0.6")), (Some(0), Some(1)));
+        for other in
+            ["10.231.0.1", "10.231.0.3", "10.231.0.10", "10.230.255.254", "0.0.0.2", "255.0.0.2"]
+        {
+            assert_eq!(slot(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_slot_determines_names_and_addresses() {

@@ -1,0 +1,194 @@
+use std::{
+    net::{IpAddr, ToSocketAddrs},
+    process::ExitCode,
+};
+
+use riklet_core::{explain::Origin, model::Protocol};
+use riklet_kernel::Kernel;
+use riklet_sdn::{
+    Node,
+    explain::{Explained, Peer, Question},
+};
+use serde_json::{Value, json};
+
+use super::{args::ExplainArgs, error::CliError, output::Output};
+
+/// The word for the node itself, and the prefix of a function's name.
+const NODE: &str = "host";
+const FUNCTION: &str = "function:";
+
+pub(crate) fn run<K: Kernel>(
+    node: &mut Node<K>,
+    args: &ExplainArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
+    let question = question(&args.words).map_err(|reason| CliError::Question { reason })?;
+    let explained = node.explain(&question)?;
+    output.print(|| text(&explained), || document(&explained))?;
+    Ok(if explained.arrives() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Parses `FROM DESTINATION` or `FROM to DESTINATION`.
+fn question(words: &[String]) -> Result<Question, String> {
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let ([from, to] | [from, "to", to]) = *words else {
+        return Err("write FROM to DESTINATION, as in hello to 192.0.2.7:443".to_owned());
+    };
+    let (rest, protocol) = to.rsplit_once('/').map_or((to, None), |(a, b)| (a, Some(b)));
+    let protocol = match protocol {
+        None => Protocol::Tcp,
+        Some(name) => Protocol::from_name(name)
+            .ok_or_else(|| format!("unknown protocol {name:?}; tcp, udp and sctp are known"))?,
+    };
+    let no_port = || format!("{to:?} has no port: write one after it, as in {rest}:443");
+    let (place, port) = rest.rsplit_once(':').ok_or_else(no_port)?;
+    let port: u16 = port.parse().map_err(|_error| no_port())?;
+    let from = match from {
+        NODE => Peer::Node,
+        _ => match address(from)? {
+            Some(address) => address,
+            None => function(from.strip_prefix(FUNCTION).unwrap_or(from))?,
+        },
+    };
+    let to = match place {
+        NODE if matches!(from, Peer::Address(_)) => {
+            return Err("name the address of the node that is asked, instead of host".to_owned());
+        }
+        NODE => Peer::Node,
+        _ => match (place.strip_prefix(FUNCTION), address(place)?) {
+            (Some(name), _) => function(name)?,
+            (None, Some(address)) => address,
+            (None, None) => resolved(place, port)?,
+        },
+    };
+    Ok(Question { from, to, protocol, port })
+}
+
+/// Returns the address of this text; `None` if it is none.
+fn address(text: &str) -> Result<Option<Peer>, String> {
+    match text.trim_matches(['[', ']']).parse() {
+        Ok(IpAddr::V4(address)) => Ok(Some(Peer::Address(address))),
+        Ok(IpAddr::V6(_)) => Err(format!("{text} is an IPv6 address, which is not explained yet")),
+        Err(_) => Ok(None),
+    }
+}
+
+fn function(name: &str) -> Result<Peer, String> {
+    name.parse().map(Peer::Function).map_err(|error| format!("{error}"))
+}
+
+/// Returns the first IPv4 address of a name, as the node resolves it.
+fn resolved(name: &str, port: u16) -> Result<Peer, String> {
+    let failed = |error| format!("the node does not resolve {name:?}: {error}");
+    let addresses = (name, port).to_socket_addrs().map_err(failed)?;
+    let first = addresses.map(|address| address.ip()).find_map(|address| match address {
+        IpAddr::V4(address) => Some(Peer::Address(address)),
+        IpAddr::V6(_) => None,
+    });
+    first.ok_or_else(|| format!("{name:?} has no IPv4 address"))
+}
+
+/// Returns the sender, in words.
+fn sender(explained: &Explained) -> String {
+    match (explained.packet.from, &explained.sender) {
+        (Origin::Node, _) => "the node".to_owned(),
+        (Origin::Guest(address), Some(name)) => format!("{name} ({address})"),
+        (Origin::Guest(address), None) => format!("{address}, which no function has,"),
+        (Origin::Elsewhere(address), _) => address.to_string(),
+    }
+}
+
+fn text(explained: &Explained) -> String {
+    let Explained { packet, explanation, obstacles, .. } = explained;
+    let mut lines =
+        vec![format!("{} to {}:{}/{}", sender(explained), packet.to, packet.port, packet.protocol)];
+    let width = explanation.steps.iter().map(|step| step.chain.len()).max().unwrap_or(0);
+    let steps = explanation.steps.iter();
+    lines.extend(steps.map(|step| format!("  {:width$}  {}", step.chain, step.decision)));
+    lines.push(if obstacles.is_empty() {
+        format!("It {}.", explanation.end)
+    } else {
+        format!("By the rules it {}, but:", explanation.end)
+    });
+    lines.extend(explanation.hint.iter().map(|hint| format!("hint: {hint}")));
+    for obstacle in obstacles {
+        lines.extend([format!("  {}", obstacle.what), format!("  hint: {}", obstacle.hint)]);
+    }
+    lines.join("\n") + "\n"
+}
+
+fn document(explained: &Explained) -> Value {
+    let Explained { packet, explanation, obstacles, .. } = explained;
+    let steps = explanation.steps.iter();
+    let from = match packet.from {
+        Origin::Node => None,
+        Origin::Guest(address) | Origin::Elsewhere(address) => Some(address),
+    };
+    json!({
+        "from": { "address": from, "function": explained.sender.as_ref().map(ToString::to_string) },
+        "to": { "address": packet.to, "port": packet.port, "protocol": packet.protocol.as_str() },
+        "steps": steps
+            .map(|step| json!({ "chain": step.chain, "decision": step.decision }))
+            .collect::<Value>(),
+        "end": explanation.end.to_string(),
+        "arrives": explained.arrives(),
+        "hint": explanation.hint,
+        "obstacles": obstacles
+            .iter()
+            .map(|obstacle| json!({ "what": obstacle.what, "hint": obstacle.hint }))
+            .collect::<Value>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(text: &str) -> Result<Question, String> {
+        question(&text.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn questions_are_read() {
+        let hello = || Peer::Function("hello".parse().unwrap());
+        let (client, node) = ([10, 9, 0, 2].into(), [10, 9, 0, 1].into());
+        for (text, from, to, protocol, port) in [
+            (
+                "10.9.0.2 to 10.9.0.1:8080/tcp",
+                Peer::Address(client),
+                Peer::Address(node),
+                Protocol::Tcp,
+                8080,
+            ),
+            ("hello 10.9.0.1:53/UDP", hello(), Peer::Address(node), Protocol::Udp, 53),
+            ("function:hello to host:22", hello(), Peer::Node, Protocol::Tcp, 22),
+            ("host to function:hello:3000", Peer::Node, hello(), Protocol::Tcp, 3000),
+        ] {
+            assert_eq!(asked(text), Ok(Question { from, to, protocol, port }), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_refused() {
+        for (text, reason) in [
+            ("hello", "write FROM to DESTINATION, as in hello to 192.0.2.7:443"),
+            ("hello at 10.9.0.1:80", "write FROM to DESTINATION, as in hello to 192.0.2.7:443"),
+            (
+                "hello to 10.9.0.1",
+                "\"10.9.0.1\" has no port: write one after it, as in 10.9.0.1:443",
+            ),
+            (
+                "hello to 10.9.0.1:http",
+                "\"10.9.0.1:http\" has no port: write one after it, as in 10.9.0.1:http:443",
+            ),
+            ("hello to 10.9.0.1:80/icmp", "unknown protocol \"icmp\"; tcp, udp and sctp are known"),
+            ("10.9.0.2 to host:80", "name the address of the node that is asked, instead of host"),
+            (
+                "hello to [2001:db8::1]:80",
+                "[2001:db8::1] is an IPv6 address, which is not explained yet",
+            ),
+        ] {
+            assert_eq!(asked(text), Err(reason.to_owned()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Explains the way of one packet: by the records, the kernel's own look-ups, and the rules of others.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use riklet_core::{
+    explain::{self, End, Explanation, Facts, Origin, Packet},
+    firewall::{Ban, Side, Wanted},
+    model::{EgressPolicy, Exposure, InstanceName, PortRange, Protocol},
+    plan,
+};
+use riklet_kernel::{Kernel, Listener};
+
+use super::{
+    Instance, LinkStatus, NodeError,
+    host::{Host, Interfaces},
+    record::fragment,
+    session::{Context, Operations, Used},
+};
+use crate::store::{Phase, Record, Store};
+
+/// A question about a packet that begins a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The end that sends it.
+    pub from: Peer,
+    /// The end that it is for.
+    pub to: Peer,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The destination's port.
+    pub port: u16,
+}
+
+/// An end of a packet's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// The node itself: to its processes 127.0.0.1, to a function its gateway.
+    Node,
+    /// A function, by its guest's address.
+    Function(InstanceName),
+    /// An address, of whomever.
+    Address(Ipv4Addr),
+}
+
+/// The answer of [`Node::explain`](crate::Node::explain).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explained {
+    /// The packet.
+    pub packet: Packet,
+    /// The function that sends it, if one does.
+    pub sender: Option<InstanceName>,
+    /// Its way, by the rules as they should be.
+    pub explanation: Explanation,
+    /// What stops it nevertheless.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// A state of the node that stops a packet which the rules let pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The state, in words.
+    pub what: String,
+    /// A remedy.
+    pub hint: String,
+}
+
+impl Explained {
+    /// Reports whether somebody gets the packet.
+    #[must_use]
+    pub const fn arrives(&self) -> bool {
+        self.explanation.end.arrives() && self.obstacles.is_empty()
+    }
+}
+
+/// The functions that have to do with a packet.
+struct Parties {
+    sender: Option<Record>,
+    publisher: Option<(Record, Exposure)>,
+    receiver: Option<Record>,
+}
+
+impl<K: Kernel> Operations<'_, K> {
+    pub(crate) fn explain(&mut self, question: &Question) -> Result<Explained, NodeError> {
+        let mut reading = self.glance()?;
+        let Some(used) = reading.used(Interfaces::Recorded)? else {
+            reading.context.refuse_visible()?;
+            return Err(NodeError::NothingUp);
+        };
+        let Used { store, host, context } = used;
+        let Some(base_ruleset) = &host.base_ruleset else { return Err(NodeError::NothingUp) };
+        let packet = packet(&host, store, context, question)?;
+        let is_local = context.kernel.is_local(packet.to.into())?;
+        let parties = parties(&host, store, context, packet, is_local)?;
+        let (translated, listener) = others(context, packet, is_local)?;
+        let published = parties.publisher.as_ref().and_then(|(record, exposure)| {
+            let guest = host.node.pool.addresses(record.slot)?.v4.guest;
+            Some((record.workload.name(), *exposure, guest))
+        });
+        let facts = Facts {
+            base_ruleset,
+            policy: parties.sender.as_ref().and_then(policy),
+            published,
+            function: parties.receiver.as_ref().map(|record| record.workload.name()),
+            translated,
+            listener,
+            is_local,
+            route: context.kernel.route_to(packet.to)?,
+        };
+        let explanation = explain::explain(packet, &facts);
+        let obstacles = if explanation.end.arrives() {
+            obstacles(&host, context, packet, &parties, &explanation.end)?
+        } else {
+            vec![]
+        };
+        let sender = parties.sender.map(|record| record.workload.name().clone());
+        Ok(Explained { packet, sender, explanation, obstacles })
+    }
+}
+
+fn policy(record: &Record) -> Option<&EgressPolicy> {
+    record.workload.egress()
+}
+
+/// Returns the packet of a question, with the addresses of its ends.
+fn packet<K: Kernel>(
+    host: &Host,
+    store: &Store,
+    context: &mut Context<'_, K>,
+    question: &Question,
+) -> Result<Packet, NodeError> {
+    let ends = |context: &Context<'_, K>, name: &InstanceName| -> Result<_, NodeError> {
+        let record = store.get(name)?.and_then(|record| context.cache.as_committed(record));
+        match record.and_then(|record| host.node.pool.addresses(record.slot)) {
+            Some(addresses) => Ok(addresses.v4),
+            None => Err(context.unknown(name, store.nearest(name.as_str())?)),
+        }
+    };
+    let from = match &question.from {
+        Peer::Node => Origin::Node,
+        Peer::Function(name) => Origin::Guest(ends(context, name)?.guest),
+        Peer::Address(address) => origin(host, context, *address)?,
+    };
+    let to = match (&question.to, &question.from) {
+        (Peer::Function(name), _) => ends(context, name)?.guest,
+        (Peer::Address(address), _) => *address,
+        (Peer::Node, Peer::Function(name)) => ends(context, name)?.host,
+        (Peer::Node, Peer::Node | Peer::Address(_)) => Ipv4Addr::LOCALHOST,
+    };
+    let &Question { protocol, port, .. } = question;
+    Ok(Packet { from, to, protocol, port })
+}
+
+fn origin<K: Kernel>(
+    host: &Host,
+    context: &mut Context<'_, K>,
+    address: Ipv4Addr,
+) -> Result<Origin, NodeError> {
+    if host.node.pool.slot_of_guest(address).is_some() {
+        return Ok(Origin::Guest(address));
+    }
+    let is_local = context.kernel.is_local(address.into())?;
+    Ok(if is_local { Origin::Node } else { Origin::Elsewhere(address) })
+}
+
+fn parties<K: Kernel>(
+    host: &Host,
+    store: &Store,
+    context: &Context<'_, K>,
+    packet: Packet,
+    is_local: bool,
+) -> Result<Parties, NodeError> {
+    let Packet { from, to, protocol, port } = packet;
+    let holder = |address| -> Result<Option<Record>, NodeError> {
+        let Some(slot) = host.node.pool.slot_of_guest(address) else { return Ok(None) };
+        Ok(store.holder(slot)?.and_then(|record| context.cache.as_committed(record)))
+    };
+    let sender = match from {
+        Origin::Guest(address) => holder(address)?,
+        Origin::Node | Origin::Elsewhere(_) => None,
+    };
+    let mut publisher = None;
+    if is_local && let Some(ports) = PortRange::single(port) {
+        let holders = store.holders(protocol, Some(to.into()), port)?.into_iter();
+        let present = holders.filter_map(|record| context.cache.as_committed(record));
+        let all: Vec<_> = present
+            .flat_map(|record| {
+                let exposures = record.workload.exposures().to_vec();
+                exposures.into_iter().map(move |exposure| (record.clone(), exposure))
+            })
+            .collect();
+        // One that names the address comes first in the ruleset.
+        let takes = all
+            .into_iter()
+            .filter(|(_, exposure)| exposure.takes(protocol, Some(to.into()), ports));
+        publisher = takes.max_by_key(|(_, exposure)| exposure.host_address().is_some());
+    }
+    let receiver = match &publisher {
+        Some((record, _)) => Some(record.clone()),
+        None => holder(to)?,
+    };
+    Ok(Parties { sender, publisher, receiver })
+}
+
+/// Returns who else on the host has the port: the program that translates it, and the process that listens there, in words.
+fn others<K: Kernel>(
+    context: &mut Context<'_, K>,
+    packet: Packet,
+    is_local: bool,
+) -> Result<(Option<String>, Option<String>), NodeError> {
+    let Packet { to, protocol, port, .. } = packet;
+    let Some(ports) = PortRange::single(port).filter(|_| is_local) else { return Ok((None, None)) };
+    let wanted: Wanted = [(protocol, Some(to.into()), ports)].into();
+    let translation = context.kernel.translations(&wanted)?.pop_first();
+    let listener = context.kernel.listeners(&wanted)?.pop().map(|Listener { process, .. }| {
+        process.unwrap_or_else(|| "a process of another namespace".to_owned())
+    });
+    Ok((translation.map(|translation| translation.to_string()), listener))
+}
+
+/// Returns what stops a packet that the rules let pass.
+fn obstacles<K: Kernel>(
+    host: &Host,
+    context: &mut Context<'_, K>,
+    packet: Packet,
+    parties: &Parties,
+    end: &End,
+) -> Result<Vec<Obstacle>, NodeError> {
+    let mut found = Vec::new();
+    let ours = [&parties.sender, &parties.receiver];
+    for record in ours.into_iter().flatten() {
+        found.extend(standing(host, context, record)?);
+    }
+    let is_forwarded = !matches!((packet.from, end), (Origin::Node, _) | (_, End::Node { .. }));
+    if !is_forwarded {
+        return Ok(found);
+    }
+    let Some(base_ruleset) = &host.base_ruleset else { return Ok(found) };
+    let foreign_chains = context.kernel.foreign_chains(host.backend, &base_ruleset.uplinks)?;
+    let files = context.kernel.manager_files()?;
+    found.extend(plan::cut_offs(&foreign_chains, &files).into_iter().map(|cut_off| Obstacle {
+        what: format!("the chain {} drops packets of functions", cut_off.foreign_chain),
+        hint: cut_off.advice.to_string(),
+    }));
+    let closed = foreign_chains.iter().filter(|chain| !chain.open && !chain.is_blocked());
+    found.extend(closed.map(|chain| Obstacle {
+        what: format!("our passage through the chain {} is missing", chain.foreign_chain),
+        hint: "`riklet-sdn repair` restores it".to_owned(),
+    }));
+    found.extend(context.kernel.drops_around(&base_ruleset.uplinks)?.into_iter().map(|chain| {
+        Obstacle {
+            what: format!("the chain {chain} drops packets of functions"),
+            hint: "have its owner accept packets from and to rik*".to_owned(),
+        }
+    }));
+    let guest = parties.publisher.as_ref();
+    let guest = guest.and_then(|(record, _)| Some(host.node.pool.addresses(record.slot)?.v4.guest));
+    let bans = context.kernel.bans()?;
+    let bans = bans.iter().filter(|ban| takes(ban, packet, guest));
+    let banned = |what: String| Obstacle {
+        what,
+        hint: "this rule is its owner's decision: remove it there, if it shall pass".to_owned(),
+    };
+    found.extend(bans.map(|ban| banned(ban.to_string())));
+    if let (Some((record, _)), Origin::Elsewhere(_)) = (&parties.publisher, packet.from) {
+        let entries = fragment(host, record)?.entries.into_iter().collect::<BTreeSet<_>>();
+        let bans = context.kernel.port_bans(&base_ruleset.uplinks, &entries)?.into_iter();
+        let bans = bans.filter(|ban| (ban.protocol, ban.port) == (packet.protocol, packet.port));
+        found.extend(bans.map(|ban| banned(ban.to_string())));
+    }
+    Ok(found)
+}
+
+/// Reports whether a rule of others drops a packet. `guest` is what the destination is translated to.
+fn takes(ban: &Ban, packet: Packet, guest: Option<Ipv4Addr>) -> bool {
+    let address = match (ban.side, packet.from) {
+        (Side::Source, Origin::Guest(address) | Origin::Elsewhere(address)) => address,
+        (Side::Source, Origin::Node) => return false,
+        (Side::Destination, _) => guest.unwrap_or(packet.to),
+    };
+    let (first, last) = ban.addresses;
+    (first..=last).contains(&address)
+}
+
+/// Returns what is not as it should be with a function.
+fn standing<K: Kernel>(
+    host: &Host,
+    context: &mut Context<'_, K>,
+    record: &Record,
+) -> Result<Vec<Obstacle>, NodeError> {
+    let mut found = Vec::new();
+    let instance = Instance::of(&host.node, record)?;
+    let (name, tap) = (instance.name(), instance.interface());
+    let repair = || "`riklet-sdn repair` goes on with it".to_owned();
+    if record.phase != Phase::Up {
+        let what = format!("the last operation of {name} was interrupted: it is {}", record.phase);
+        found.push(Obstacle { what, hint: repair() });
+    }
+    let link = context.kernel.link(&tap)?;
+    match LinkStatus::of(host, link.as_ref()) {
+        LinkStatus::Attached => {}
+        LinkStatus::Ready => found.push(Obstacle {
+            what: format!("no VMM of {name} has {tap} open"),
+            hint: "start the VMM: `riklet-sdn run` does, `inspect` has its settings".to_owned(),
+        }),
+        status @ (LinkStatus::Down | LinkStatus::Missing) => found.push(Obstacle {
+            what: format!("{tap} of {name} is {}", status.as_str()),
+            hint: repair(),
+        }),
+    }
+    if let Some(base_ruleset) = &host.base_ruleset {
+        let entries = fragment(host, record)?.entries.into_iter().collect();
+        if !context.kernel.probe_firewall(host.backend, base_ruleset, &entries)? {
+            found.push(Obstacle {
+                what: format!("rules that {name} needs are missing in the firewall"),
+                hint: "`riklet-sdn repair` restores them".to_owned(),
+            });
+        }
+    }
+    Ok(found)
+}
