@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{
     ApiError, Check, Collection, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
     Notification, Notifications, PlanDocument, Problem, RebuiltDocument, ReportDocument,
-    RunDocument, SettingsDocument, StartedRuns, StoppedRun, Token, chain,
+    RunDocument, SettingsDocument, StartedRuns, StoppedRun, Token, Topic, chain,
 };
 
 /// The time limit for an answer: ten thousand functions take some seconds.
@@ -175,10 +175,16 @@ impl NodeApi for Client {
         self.ask(&ApiCall::get("/v1/health")).map(Some)
     }
 
-    fn events(&mut self, follow: bool, since: Option<Token>) -> Result<Notifications, ApiError> {
+    fn events(
+        &mut self,
+        topic: Topic,
+        follow: bool,
+        since: Option<Token>,
+    ) -> Result<Notifications, ApiError> {
         let since = since.map(|since| format!("since={since}"));
         let recent = (!follow).then(|| "recent=true".to_owned());
-        let query: Vec<_> = recent.into_iter().chain(since).collect();
+        let refused = (topic == Topic::Refusals).then(|| "refused=true".to_owned());
+        let query: Vec<_> = recent.into_iter().chain(refused).chain(since).collect();
         let path = format!("/v1/events?{}", query.join("&"));
         let events = self.http.events(&path).map_err(|error| unanswered(&error))?;
         Ok(Box::new(events.map(|event| notification(&event.map_err(|error| unanswered(&error))?))))

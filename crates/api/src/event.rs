@@ -12,12 +12,45 @@ pub struct Event {
     /// The time, in milliseconds since 1970.
     pub at_ms: u64,
     /// A function is `up`, `down` or `failed`; its run is `started`, `ready`, `stopping`, `ended` or `lost`. For the node:
-    /// `noticed` (somebody else changed something), `repaired`, `backing-off`, `manifest` or `error`.
+    /// `noticed` (somebody else changed something), `repaired`, `backing-off`, `manifest` or `error`. In the stream of
+    /// refused packets: `refused`.
     pub kind: String,
     /// The function that it concerns; null if it concerns several, or none.
     pub name: Option<String>,
     /// One or more lines of text.
     pub text: String,
+    /// The packet, in an event of kind `refused`; missing in others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedDocument>,
+}
+
+/// A refused packet of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedDocument {
+    /// The rule that refused it: `policy` (the function's policy denies it), `default` (it is beyond the default of the
+    /// policy), `egress` (it is beyond that of the node), `mail`, `host`, `guest` (another guest), `spoofed`, `loopback`,
+    /// `multicast`, `broadcast`, `invalid` (part of no connection), `flow-rate`, `flows` or `short` (too short for ports).
+    pub rule: String,
+    /// The protocol: `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or its number.
+    pub protocol: String,
+    /// The source address.
+    pub source: String,
+    /// The destination address, after anybody's translation.
+    pub destination: String,
+    /// The destination port; null if the protocol has none, or the packet ends before it.
+    pub port: Option<u16>,
+}
+
+/// A sort of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Topic {
+    /// What the daemon did, or another process on the same records.
+    #[default]
+    Changes,
+    /// Refused packets of functions.
+    Refusals,
 }
 
 /// An item of a stream of events.

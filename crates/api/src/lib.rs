@@ -43,7 +43,7 @@ mod token;
 
 pub use client::{Client, database_is_open};
 pub use collection::Collection;
-pub use event::{Event, Notification, epoch_millis};
+pub use event::{Event, Notification, RefusedDocument, Topic, epoch_millis};
 pub use health::{Health, Version};
 pub use instance::{
     ExposureDocument, InspectionDocument, InstanceDocument, LinkEnd, ListEntry, Ports,

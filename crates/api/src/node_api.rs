@@ -2,7 +2,7 @@ use riklet_core::model::{InstanceName, Selector, Workload};
 
 use super::{
     ApiError, Check, Health, InspectionDocument, ListEntry, Notification, PlanDocument,
-    RebuiltDocument, ReportDocument, Token,
+    RebuiltDocument, ReportDocument, Token, Topic,
 };
 
 /// The operations of a node. Their results are documents.
@@ -77,13 +77,18 @@ pub trait NodeApi {
     /// Fails if the daemon does not answer.
     fn health(&mut self) -> Result<Option<Health>, ApiError>;
 
-    /// Returns the events that the daemon remembers, oldest first; with `since`, those after the event of this token, and
+    /// Returns the events of a topic that the daemon remembers, oldest first; with `since`, those after the event of this token, and
     /// first how many of these are not remembered any more. With `follow`, new events come after these, until the daemon
     /// ends.
     ///
     /// # Errors
     /// Fails if there is no daemon, or it does not answer.
-    fn events(&mut self, follow: bool, since: Option<Token>) -> Result<Notifications, ApiError>;
+    fn events(
+        &mut self,
+        topic: Topic,
+        follow: bool,
+        since: Option<Token>,
+    ) -> Result<Notifications, ApiError>;
 }
 
 /// A stream of events.

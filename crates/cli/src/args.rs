@@ -388,11 +388,14 @@ pub(crate) struct VmmArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  riklet-sdn events -f")]
+#[command(after_help = "Example:\n  riklet-sdn events -f --refused")]
 pub(crate) struct EventsArgs {
     /// Keep printing new events as they come.
     #[arg(long, short)]
     pub(crate) follow: bool,
+    /// Print what functions tried to reach and were refused, instead of the other events.
+    #[arg(long)]
+    pub(crate) refused: bool,
     /// Print only the events after the one with this token (`--output json` shows tokens).
     #[arg(long, value_name = "TOKEN")]
     pub(crate) since: Option<riklet_api::Token>,

@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use riklet_api::{NodeApi, Notification};
+use riklet_api::{NodeApi, Notification, Topic};
 use serde_json::json;
 
 use super::{args::EventsArgs, error::CliError, output::Output, render};
@@ -11,7 +11,8 @@ pub(crate) fn run(
     args: &EventsArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
-    for notification in node.events(args.follow, args.since)? {
+    let topic = if args.refused { Topic::Refusals } else { Topic::Changes };
+    for notification in node.events(topic, args.follow, args.since)? {
         let line = match notification? {
             Notification::Missed(count) if output.is_json() => {
                 format!("{}\n", json!({ "missed": count }))

@@ -4,7 +4,7 @@ use std::{fs, io, os::unix::net::UnixStream};
 
 use riklet_api::{
     ApiError, Check, Client, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
-    Notifications, PlanDocument, RebuiltDocument, ReportDocument, Token, chain,
+    Notifications, PlanDocument, RebuiltDocument, ReportDocument, Token, Topic, chain,
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_daemon::local::LocalNode;
@@ -162,8 +162,13 @@ impl NodeApi for ChosenNode {
         self.ask(Requires::Nothing, |node| node.health())
     }
 
-    fn events(&mut self, follow: bool, since: Option<Token>) -> Result<Notifications, ApiError> {
-        self.ask(Requires::Daemon, |node| node.events(follow, since))
+    fn events(
+        &mut self,
+        topic: Topic,
+        follow: bool,
+        since: Option<Token>,
+    ) -> Result<Notifications, ApiError> {
+        self.ask(Requires::Daemon, |node| node.events(topic, follow, since))
     }
 }
 

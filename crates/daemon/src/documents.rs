@@ -8,12 +8,13 @@ use std::{
 use super::engine::{Delay, SlotCounts};
 use riklet_api::{
     Check, ExposureDocument, FailureDocument, Health, InspectionDocument, InstanceDocument,
-    LinkEnd, ListEntry, PlanDocument, RebuiltDocument, ReportDocument, RunDocument,
-    SettingsDocument, Unsettled, lines,
+    LinkEnd, ListEntry, PlanDocument, RebuiltDocument, RefusedDocument, ReportDocument,
+    RunDocument, SettingsDocument, Unsettled, lines,
 };
 use riklet_core::{
     address::GATEWAY_MAC,
     definition,
+    firewall::RefusedPacket,
     model::{Addresses, Ends, MacAddress, Mtu, Slot},
 };
 use riklet_kernel::process::ProcessId;
@@ -22,6 +23,18 @@ use riklet_sdn::{
     store::{self, Phase, Setting, Store, StoreError},
 };
 use riklet_vmm::runs::{Repaired, RunState};
+
+/// Describes a refused packet.
+#[must_use]
+pub fn refused(packet: &RefusedPacket) -> RefusedDocument {
+    RefusedDocument {
+        rule: packet.rule.to_string(),
+        protocol: packet.protocol_name(),
+        source: packet.from.to_string(),
+        destination: packet.to.to_string(),
+        port: packet.port,
+    }
+}
 
 /// Describes a recorded instance.
 #[must_use]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use riklet_api::{
     ApiError, Check, ErrorKind, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
-    Notifications, PlanDocument, RebuiltDocument, ReportDocument, Token, epoch_millis,
+    Notifications, PlanDocument, RebuiltDocument, ReportDocument, Token, Topic, epoch_millis,
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_kernel::linux::Linux;
@@ -135,7 +135,12 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
         Ok(None)
     }
 
-    fn events(&mut self, _follow: bool, _since: Option<Token>) -> Result<Notifications, ApiError> {
+    fn events(
+        &mut self,
+        _topic: Topic,
+        _follow: bool,
+        _since: Option<Token>,
+    ) -> Result<Notifications, ApiError> {
         let detail = format!("no daemon listens on {}", self.config().socket().display());
         let error = ApiError::new(HttpStatus::ServiceUnavailable, ErrorKind::Failed, detail);
         Err(error.with_hint("start one with `riklet-sdn serve`".to_owned()))

@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use super::engine::SlotCounts;
 use riklet_api::ListEntry;
-use riklet_core::model::InterfaceName;
+use riklet_core::{firewall::RefusingRule, model::InterfaceName};
 use riklet_kernel::{
     KernelError,
     linux::{Linux, stats::Traffic},
@@ -47,6 +47,13 @@ pub struct Metrics {
 struct Operation {
     operation: &'static str,
     outcome: &'static str,
+}
+
+/// The labels of a function and a rule that refuses its packets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRule {
+    function: String,
+    rule: &'static str,
 }
 
 /// The label of a function.
@@ -75,6 +82,8 @@ pub struct Snapshot {
     busy: Duration,
     traffic: BTreeMap<InterfaceName, Traffic>,
     flows: BTreeMap<IpAddr, u64>,
+    /// By the index of the TAP.
+    refused: BTreeMap<(u32, RefusingRule), u64>,
 }
 
 impl Snapshot {
@@ -89,7 +98,8 @@ impl Snapshot {
     ) -> Result<Self, KernelError> {
         let mut kernel = Linux::new();
         let (traffic, flows) = (kernel.traffic()?, kernel.flows_by_guest()?);
-        Ok(Self { counts, functions, busy, traffic, flows })
+        let refused = kernel.refused_packets()?;
+        Ok(Self { counts, functions, busy, traffic, flows, refused })
     }
 }
 
@@ -176,6 +186,19 @@ impl Collector for Snapshot {
                 }
             }
         }
+        let (name, help) = ("function_refused_packets", "Packets of the guest that were refused");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for listed in &self.functions {
+            let tap = listed.instance.tap.parse::<InterfaceName>().ok();
+            let Some(tap) = tap.and_then(|tap| self.traffic.get(&tap)) else { continue };
+            for rule in RefusingRule::ALL {
+                let Some(count) = self.refused.get(&(tap.index, rule)) else { continue };
+                let function = listed.instance.name.clone();
+                let labels = OfRule { function, rule: rule.as_str() };
+                let mut counter = family.encode_family(&labels)?;
+                counter.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+            }
+        }
         let (name, help) = ("function_conntrack_entries", "Connections that are tracked");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for listed in &self.functions {
@@ -200,8 +223,8 @@ mod tests {
         metrics.operation("up", false, Duration::from_micros(300));
         metrics.repaired();
         let counts = SlotCounts { functions: 1, creating: 0, ready: 64, draining: 2 };
-        let (functions, busy, traffic, flows) = Default::default();
-        let text = metrics.render(Snapshot { counts, functions, busy, traffic, flows });
+        let (functions, busy, traffic, flows, refused) = Default::default();
+        let text = metrics.render(Snapshot { counts, functions, busy, traffic, flows, refused });
         for line in [
             "# TYPE riklet_sdn_operation_seconds histogram",
             "riklet_sdn_operation_seconds_count{operation=\"up\",outcome=\"done\"} 1",

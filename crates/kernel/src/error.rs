@@ -117,6 +117,10 @@ pub enum KernelError {
     ReadLink { name: InterfaceName, source: Refusal },
     #[error("cannot listen to the kernel's notifications")]
     Listen { source: Refusal },
+    #[error("cannot hear of what guests are refused")]
+    ListenToRefusals { source: Refusal },
+    #[error("cannot count what guests are refused")]
+    CountRefusals { source: Refusal },
     #[error("cannot list the connections that are tracked")]
     ListFlows { source: Refusal },
     #[error("cannot list the interfaces")]
@@ -182,6 +186,8 @@ impl KernelError {
         match self {
             Self::ReadLink { source, .. }
             | Self::Listen { source }
+            | Self::ListenToRefusals { source }
+            | Self::CountRefusals { source }
             | Self::ListFlows { source }
             | Self::ListLinks { source }
             | Self::CreateLink { source, .. }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riklet_api::{Event, ListEntry, NodeApi, Notification};
+use riklet_api::{Event, ListEntry, NodeApi, Notification, Topic};
 use riklet_core::model::InterfaceName;
 use riklet_kernel::linux::{Linux, stats::Traffic};
 use riklet_sdn::NodeError;
@@ -93,7 +93,7 @@ impl Sampler {
 /// Returns the events that the daemon remembers, oldest first.
 fn recent(node: &mut dyn NodeApi) -> Result<Vec<Event>, CliError> {
     let mut events = Vec::new();
-    for notification in node.events(false, None)? {
+    for notification in node.events(Topic::Changes, false, None)? {
         if let Notification::Event(event) = notification? {
             events.push(event);
         }

@@ -240,6 +240,7 @@ pub(super) mod tests {
             kind: "repaired".to_owned(),
             name: None,
             text: "+ TAP rik2: address 10.231.0.9/30\n~ sysctl".to_owned(),
+            refused: None,
         };
         let sample = Sample {
             counted: counted(

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riklet_api::{ApiError, Client, NodeApi, Notification};
+use riklet_api::{ApiError, Client, NodeApi, Notification, Topic};
 use riklet_core::{
     definition::{self, Source},
     model::{InstanceName, Selector, Workload},
@@ -161,17 +161,18 @@ fn recorded(implementor: Implementor) -> String {
 /// Makes the requests that only a daemon answers, and those that it refuses.
 fn assert_daemon(node: &mut dyn NodeApi) {
     assert_eq!(node.health().unwrap().unwrap().functions, 0);
-    let events: Vec<_> = node.events(false, None).unwrap().map(Result::unwrap).collect();
+    let events: Vec<_> =
+        node.events(Topic::Changes, false, None).unwrap().map(Result::unwrap).collect();
     let Some(Notification::Event(first)) = events.first() else { panic!("{events:?}") };
     assert_eq!((&*first.kind, first.name.as_deref()), ("up", Some("hello")));
     // The next reader goes on after an event of which the first one kept the token.
     let later: Vec<_> = node
-        .events(false, Some(first.token.parse().unwrap()))
+        .events(Topic::Changes, false, Some(first.token.parse().unwrap()))
         .unwrap()
         .map(Result::unwrap)
         .collect();
     assert_eq!(later, events[1..]);
-    let missed = node.events(false, Some("1-1".parse().unwrap())).unwrap().next();
+    let missed = node.events(Topic::Changes, false, Some("1-1".parse().unwrap())).unwrap().next();
     assert_eq!(missed.unwrap().unwrap(), Notification::Missed(None), "another daemon's token");
     for refused in [node.rebuild(false), node.adopt()] {
         let refused = refused.unwrap_err();

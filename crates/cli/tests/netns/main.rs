@@ -55,6 +55,7 @@ mod published;
 mod reach;
 mod real;
 mod redirects;
+mod refused;
 mod restored;
 mod router;
 mod routing;

@@ -10,6 +10,7 @@ pub mod iptables;
 pub mod names;
 pub mod nftables;
 pub mod passage;
+pub mod refusal;
 mod ruleset;
 mod translated_ports;
 mod translation;
@@ -18,6 +19,7 @@ mod xtables;
 pub use confinement::Confinement;
 pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
 pub use passage::PortBan;
+pub use refusal::{RefusedPacket, RefusingRule};
 pub use ruleset::{
     Backend, BaseRuleset, BaseState, Change, Entry, EntryError, FirewallState, IptablesVariant,
     Ruleset,

@@ -81,6 +81,41 @@ pub mod nftables {
     /// The set of the uplinks.
     pub const UPLINKS: &str = "uplinks";
 
+    /// The set of refused packets, each with a count, by interface and rule. The kernel adds and removes them.
+    pub const REFUSED: &str = "refused";
+    /// The set of the interfaces whose refused packets were told of lately. The kernel adds and removes them.
+    pub const TOLD: &str = "told";
+    /// The chain for packets that the guest's policy denies.
+    pub const REFUSED_POLICY: &str = "refused-policy";
+    /// The chain for packets to the host that the guest's policy denies.
+    pub const REFUSED_POLICY_HOST: &str = "refused-policy-host";
+    /// The chain for packets beyond the default of the guest's policy.
+    pub const REFUSED_DEFAULT: &str = "refused-default";
+    /// The chain for packets beyond the reach of the node's guests.
+    pub const REFUSED_EGRESS: &str = "refused-egress";
+    /// The chain for mail.
+    pub const REFUSED_MAIL: &str = "refused-mail";
+    /// The chain for packets to services of the host.
+    pub const REFUSED_HOST: &str = "refused-host";
+    /// The chain for packets to other guests, which routing refuses.
+    pub const REFUSED_GUEST: &str = "refused-guest";
+    /// The chain for packets with addresses of others.
+    pub const REFUSED_SPOOFED: &str = "refused-spoofed";
+    /// The chain for packets to 127.0.0.0/8.
+    pub const REFUSED_LOOPBACK: &str = "refused-loopback";
+    /// The chain for packets to groups of hosts.
+    pub const REFUSED_MULTICAST: &str = "refused-multicast";
+    /// The chain for packets to all hosts of a network.
+    pub const REFUSED_BROADCAST: &str = "refused-broadcast";
+    /// The chain for packets that belong to no connection.
+    pub const REFUSED_INVALID: &str = "refused-invalid";
+    /// The chain for packets of guests that begin flows too fast.
+    pub const REFUSED_RATE: &str = "refused-flow-rate";
+    /// The chain for packets of guests that have too many flows.
+    pub const REFUSED_FLOWS: &str = "refused-flows";
+    /// The chain for packets that are too short for ports.
+    pub const REFUSED_SHORT: &str = "refused-short";
+
     /// Priorities of base chains (`enum nf_ip_hook_priorities` of `<linux/netfilter_ipv4.h>`).
     pub mod priority {
         /// Before connection tracking (`NF_IP_PRI_RAW`).
@@ -133,6 +168,29 @@ pub mod iptables {
     pub const MARK_CHAIN: &str = "RIKLET-MARK";
     /// Our chain in the table mangle that confines packets that pass only because of our forwarding.
     pub const CONFINE_CHAIN: &str = "RIKLET-CONFINE";
+
+    /// Our chain for packets beyond the reach of the node's guests.
+    pub const REFUSED_EGRESS: &str = "RIKLET-REFUSED-EGRESS";
+    /// Our chain for mail.
+    pub const REFUSED_MAIL: &str = "RIKLET-REFUSED-MAIL";
+    /// Our chain for packets to services of the host.
+    pub const REFUSED_HOST: &str = "RIKLET-REFUSED-HOST";
+    /// Our chain for packets to other guests, which routing refuses.
+    pub const REFUSED_GUEST: &str = "RIKLET-REFUSED-GUEST";
+    /// Our chain for packets with addresses of others.
+    pub const REFUSED_SPOOFED: &str = "RIKLET-REFUSED-SPOOFED";
+    /// Our chain for packets to 127.0.0.0/8.
+    pub const REFUSED_LOOPBACK: &str = "RIKLET-REFUSED-LOOPBACK";
+    /// Our chain for packets to groups of hosts.
+    pub const REFUSED_MULTICAST: &str = "RIKLET-REFUSED-MULTICAST";
+    /// Our chain for packets to all hosts of a network.
+    pub const REFUSED_BROADCAST: &str = "RIKLET-REFUSED-BROADCAST";
+    /// Our chain for packets that belong to no connection.
+    pub const REFUSED_INVALID: &str = "RIKLET-REFUSED-INVALID";
+    /// Our chain for packets of guests that begin flows too fast.
+    pub const REFUSED_RATE: &str = "RIKLET-REFUSED-FLOW-RATE";
+    /// Our chain for packets of guests that have too many flows.
+    pub const REFUSED_FLOWS: &str = "RIKLET-REFUSED-FLOWS";
 
     /// The table that filters. Only passages of ours are in it.
     pub const FILTER: &str = "filter";

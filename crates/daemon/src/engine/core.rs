@@ -19,6 +19,7 @@ use super::{
     healer::Healer,
     others::JOURNAL_INTERVAL,
     progress::Progress,
+    refusals::RefusalThread,
     worker::Worker,
 };
 use crate::{events::Events, local::LocalNode, now};
@@ -48,6 +49,8 @@ pub(super) struct Core {
     pub(super) background: Worker<BackgroundTask>,
     /// The thread that forgets flows.
     pub(super) flows: Worker<FlowTask>,
+    /// The thread that hears of what guests are refused.
+    _refusals: RefusalThread,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
     pub(super) failed_repair: Option<String>,
@@ -119,6 +122,9 @@ impl Core {
             let _engine_is_gone = outcomes.send(Message::FlowOutcome(task.run(&mut kernel)));
         });
         let flows = flows.map_err(EngineError::Start)?;
+        let state_dir = node.config().state_dir.clone();
+        let refusals = RefusalThread::start(state_dir, events.clone());
+        let refusals = refusals.map_err(EngineError::Start)?;
         // What was changed before is in the first list of every watcher.
         let journal = JournalFollower::open(&node.config().state_dir);
         let heard = node.changes_after(0)?.last;
@@ -136,6 +142,7 @@ impl Core {
             causes: Vec::new(),
             background,
             flows,
+            _refusals: refusals,
             healer: Healer::default(),
             failed_repair: None,
             cut_offs: BTreeSet::new(),

@@ -12,6 +12,7 @@
 //! | `slots` | TAPs created in advance, and deleted later, on another thread |
 //! | `flows` | flows that are forgotten on another thread, and the replies that wait for it |
 //! | `worker` | these threads |
+//! | `refusals` | what guests are refused, heard of on another thread |
 //! | `progress` | what the thread is at, for those who do not wait for it |
 //! | `node_api`, `pending` | the handle: an API for threads, and replies to come |
 
@@ -24,6 +25,7 @@ mod node_api;
 mod others;
 mod pending;
 mod progress;
+mod refusals;
 mod slots;
 mod worker;
 

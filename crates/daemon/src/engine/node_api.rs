@@ -2,7 +2,7 @@
 
 use riklet_api::{
     ApiError, Check, Health, InspectionDocument, ListEntry, NodeApi, Notification, Notifications,
-    PlanDocument, RebuiltDocument, ReportDocument, Token, database_is_open,
+    PlanDocument, RebuiltDocument, ReportDocument, Token, Topic, database_is_open,
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_sdn::{NodeError, Request, UpOptions, store::Store};
@@ -81,8 +81,14 @@ impl NodeApi for Engine {
         Ok(Some(documents::health(self.counts().wait()?, None)))
     }
 
-    fn events(&mut self, follow: bool, since: Option<Token>) -> Result<Notifications, ApiError> {
-        let Subscription { missed, remembered, mut coming, .. } = self.events.listen(since);
+    fn events(
+        &mut self,
+        topic: Topic,
+        follow: bool,
+        since: Option<Token>,
+    ) -> Result<Notifications, ApiError> {
+        let subscription = self.events.listen_to(topic, since);
+        let Subscription { missed, remembered, mut coming, .. } = subscription;
         let missed = (missed != Some(0)).then_some(Ok(Notification::Missed(missed)));
         let remembered = remembered.into_iter().map(|event| Ok(notification(&event)));
         let first = missed.into_iter().chain(remembered);

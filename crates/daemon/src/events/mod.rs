@@ -11,8 +11,9 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::{documents, metrics::Metrics, server::Encoded, wall_clock};
-use riklet_api::{ListEntry, Token, chain};
+use riklet_api::{ListEntry, Token, Topic, chain};
 use riklet_core::{
+    firewall::RefusedPacket,
     model::{InstanceName, Slot},
     plan::CutOff,
 };
@@ -53,6 +54,8 @@ pub enum EventKind {
     Ended,
     /// A run was lost: its supervisor died, and what it left was cleared away.
     Lost,
+    /// A packet of a function was refused. These events are a stream of their own.
+    Refused,
     /// Changes by other processes were not heard of: this many, or `None` if nobody knows.
     Missed(Option<u64>),
 }
@@ -75,6 +78,7 @@ impl EventKind {
             Self::Stopping => "stopping",
             Self::Ended => "ended",
             Self::Lost => "lost",
+            Self::Refused => "refused",
             Self::Missed(_) => "missed",
         }
     }
@@ -95,6 +99,8 @@ pub struct Event {
     pub text: String,
     /// The function, as lists have it, after an event of kind `up` or `failed`; `None` if it was not recorded any more.
     pub instance: Option<ListEntry>,
+    /// The packet, in an event of kind `refused`.
+    pub refused: Option<RefusedPacket>,
     /// The event as streams send it.
     pub(super) encoded: Encoded,
 }
@@ -107,6 +113,7 @@ impl From<&Event> for riklet_api::Event {
             kind: event.kind.as_str().to_owned(),
             name: event.name.as_ref().map(ToString::to_string),
             text: event.text.clone(),
+            refused: event.refused.as_ref().map(documents::refused),
         }
     }
 }
@@ -114,9 +121,17 @@ impl From<&Event> for riklet_api::Event {
 /// The daemon's events: published and watched through this. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Events {
+    all: Stream,
+    /// What guests are refused: so many events that the others would be forgotten beside them.
+    refused: Stream,
+    metrics: Metrics,
+}
+
+/// Events of one sort.
+#[derive(Debug, Clone)]
+struct Stream {
     published: Arc<Mutex<Published>>,
     sender: broadcast::Sender<Arc<Event>>,
-    metrics: Metrics,
 }
 
 /// The latest events, and the position of the last one.
@@ -128,11 +143,50 @@ struct Published {
 
 impl Default for Events {
     fn default() -> Self {
-        let (sender, _) = broadcast::channel(REMEMBERED);
         let started = wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let started = u64::try_from(started.as_micros()).unwrap_or_default();
+        // A token of one stream is none of the other.
+        let (all, refused) = (Stream::new(started), Stream::new(started + 1));
+        Self { all, refused, metrics: Metrics::default() }
+    }
+}
+
+impl Stream {
+    fn new(started: u64) -> Self {
+        let (sender, _) = broadcast::channel(REMEMBERED);
         let published = Published { remembered: VecDeque::new(), last: Token::start(started) };
-        Self { published: Arc::new(Mutex::new(published)), sender, metrics: Metrics::default() }
+        Self { published: Arc::new(Mutex::new(published)), sender }
+    }
+
+    fn listen(&self, since: Option<Token>) -> Subscription {
+        let published = self.published();
+        let (remembered, last) = (&published.remembered, published.last);
+        let later = match since {
+            Some(since) => last.since(since),
+            None => u64::try_from(remembered.len()).ok(),
+        };
+        let wanted = later.and_then(|later| usize::try_from(later).ok()).unwrap_or(usize::MAX);
+        let kept = remembered.len().min(wanted);
+        let missed = later.map(|later| later.saturating_sub(u64::try_from(kept).unwrap_or(0)));
+        let remembered = remembered.iter().skip(remembered.len() - kept).cloned().collect();
+        Subscription { missed, remembered, last, coming: self.sender.subscribe() }
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes the event that has the next position.
+    fn publish(&self, event: impl FnOnce(Token) -> Event) {
+        let mut published = self.published();
+        let token = published.last.next();
+        let event = Arc::new(event(token));
+        published.last = token;
+        if published.remembered.len() == REMEMBERED {
+            published.remembered.pop_front();
+        }
+        published.remembered.push_back(Arc::clone(&event));
+        let _nobody_listens = self.sender.send(event);
     }
 }
 
@@ -165,21 +219,16 @@ impl Events {
     /// Returns the events after this position, or all that are kept.
     #[must_use]
     pub fn listen(&self, since: Option<Token>) -> Subscription {
-        let published = self.published();
-        let (remembered, last) = (&published.remembered, published.last);
-        let later = match since {
-            Some(since) => last.since(since),
-            None => u64::try_from(remembered.len()).ok(),
-        };
-        let wanted = later.and_then(|later| usize::try_from(later).ok()).unwrap_or(usize::MAX);
-        let kept = remembered.len().min(wanted);
-        let missed = later.map(|later| later.saturating_sub(u64::try_from(kept).unwrap_or(0)));
-        let remembered = remembered.iter().skip(remembered.len() - kept).cloned().collect();
-        Subscription { missed, remembered, last, coming: self.sender.subscribe() }
+        self.listen_to(Topic::Changes, since)
     }
 
-    fn published(&self) -> MutexGuard<'_, Published> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the events of this topic after this position, or all that are kept.
+    #[must_use]
+    pub fn listen_to(&self, topic: Topic, since: Option<Token>) -> Subscription {
+        match topic {
+            Topic::Changes => self.all.listen(since),
+            Topic::Refusals => self.refused.listen(since),
+        }
     }
 
     /// Returns the counters.
@@ -221,20 +270,49 @@ impl Events {
             | EventKind::Started
             | EventKind::Ready
             | EventKind::Stopping
-            | EventKind::Ended => {
+            | EventKind::Ended
+            | EventKind::Refused => {
                 tracing::debug!("{}: {line}", kind.as_str());
             }
         }
         let (at, name, encoded) = (wall_clock(), name.cloned(), Encoded::default());
-        let mut published = self.published();
-        let token = published.last.next();
-        let event = Arc::new(Event { token, at, kind, name, text, instance, encoded });
-        published.last = token;
-        if published.remembered.len() == REMEMBERED {
-            published.remembered.pop_front();
-        }
-        published.remembered.push_back(Arc::clone(&event));
-        let _nobody_listens = self.sender.send(event);
+        self.all.publish(|token| {
+            let refused = None;
+            Event { token, at, kind, name, text, instance, refused, encoded }
+        });
+    }
+
+    /// Publishes that a packet of a function was refused; `None` if its guest is gone.
+    pub(super) fn refused(&self, name: Option<InstanceName>, packet: RefusedPacket) {
+        let (at, kind, encoded) = (wall_clock(), EventKind::Refused, Encoded::default());
+        let (text, refused, instance) = (packet.to_string(), Some(packet), None);
+        self.refused.publish(|token| Event {
+            token,
+            at,
+            kind,
+            name,
+            text,
+            instance,
+            refused,
+            encoded,
+        });
+    }
+
+    /// Publishes that some refused packets were not heard of.
+    pub(super) fn refusals_missed(&self) {
+        let (at, kind, encoded) = (wall_clock(), EventKind::Missed(None), Encoded::default());
+        let text = "some refused packets were not heard of".to_owned();
+        let (name, instance, refused) = (None, None, None);
+        self.refused.publish(|token| Event {
+            token,
+            at,
+            kind,
+            name,
+            text,
+            instance,
+            refused,
+            encoded,
+        });
     }
 
     /// Publishes the change that a request made, without its failures. `status` tells the state of a TAP.
@@ -389,6 +467,8 @@ fn for_log<'a>(name: Option<&InstanceName>, text: &'a str) -> Cow<'a, str> {
 
 #[cfg(test)]
 mod tests {
+    use riklet_core::firewall::RefusingRule;
+
     use super::*;
 
     #[test]
@@ -431,6 +511,28 @@ mod tests {
         }
         let late = events.listen(Some(one));
         assert_eq!((late.remembered.len(), late.missed), (REMEMBERED, Some(1)));
+    }
+
+    #[test]
+    fn refusals_do_not_displace_other_events() {
+        let events = Events::default();
+        events.say(EventKind::Noticed, None, "one".to_owned());
+        let to = [192, 0, 2, 1].into();
+        let (rule, interface, from, protocol, port) = (RefusingRule::Mail, 7, to, 6, Some(25));
+        let packet = RefusedPacket { rule, interface, from, to, protocol, port };
+        for _ in 0..=REMEMBERED {
+            events.refused("f".parse().ok(), packet.clone());
+        }
+        let all = events.listen(None);
+        assert_eq!((texts(&all), all.missed), (vec!["one"], Some(0)));
+        let refused = events.listen_to(Topic::Refusals, None);
+        assert_eq!(refused.remembered.len(), REMEMBERED);
+        let first = refused.remembered.first().unwrap();
+        assert_eq!(first.text, "tcp 192.0.2.1:25: guests do not send mail");
+        let none = events.listen_to(Topic::Refusals, Some(all.last));
+        assert_eq!(none.missed, None, "the token is of the other stream");
+        let late = events.listen_to(Topic::Refusals, Some(first.token));
+        assert_eq!((late.remembered.len(), late.missed), (REMEMBERED - 1, Some(0)));
     }
 
     #[test]

@@ -24,15 +24,15 @@ use super::{Api, frame, problem::Rejection, request};
 use crate::events::{Event, Subscription};
 #[cfg(test)]
 use riklet_api::{self as wire, Problem};
-use riklet_api::{Collection, Token};
+use riklet_api::{Collection, Token, Topic};
 
 /// The interval at which an idle stream sends a sign of life.
 const ALIVE: Duration = Duration::from_secs(15);
 
-/// Streams the daemon's events as server-sent events: those that are remembered, then new ones. With `recent`, only the
-/// former. With `since`, those after the event of that token; an event `missed` comes first if some of these are gone.
+/// Streams the daemon's events as server-sent events: those that are remembered, then new ones. With `refused`, refused
+/// packets of functions instead. With `recent`, only what is remembered. With `since`, those after the event of that token; an event `missed` comes first if some of these are gone.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/events",
-    params(("recent" = Option<bool>, Query), ("since" = Option<String>, Query, description = "The `token` of an event")),
+    params(("recent" = Option<bool>, Query), ("refused" = Option<bool>, Query), ("since" = Option<String>, Query, description = "The `token` of an event")),
     responses((status = 200, body = wire::Event, content_type = "text/event-stream"),
         (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn events(
@@ -40,10 +40,12 @@ pub(super) async fn events(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
-    let parameters = request::parameters(query.as_deref(), &["recent", "since"])?;
+    let parameters = request::parameters(query.as_deref(), &["recent", "refused", "since"])?;
     let recent = request::flag(&parameters, "recent")?;
+    let refused = request::flag(&parameters, "refused")?;
     let since = request::since(&parameters, &headers)?;
-    let Subscription { missed, remembered, coming, .. } = api.events.listen(since);
+    let topic = if refused { Topic::Refusals } else { Topic::Changes };
+    let Subscription { missed, remembered, coming, .. } = api.events.listen_to(topic, since);
     let missed = (missed != Some(0)).then(|| frame::missed(missed));
     let remembered = remembered.into_iter().map(|event| frame::event(&event));
     let first = stream::iter(missed.into_iter().chain(remembered));

@@ -1,11 +1,11 @@
 //! Functions that fuzzing calls. Each takes bytes as they are received from the kernel, and panics if a law is broken.
 
 use netlink_packet_route::RouteNetlinkMessage;
-use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, ban, element};
+use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, ban, element, refused};
 
 use super::{
-    conntrack, firewall::nftables, link_state, listeners, netlink, resolvers, route, shaping,
-    watched,
+    conntrack, firewall::nftables, link_state, listeners, netlink, refusals, resolvers, route,
+    shaping, watched,
 };
 
 /// Reads answers: their ends, refusals and words.
@@ -27,7 +27,7 @@ pub fn rtnetlink(data: &[u8]) {
 /// Reads answers of nf_tables.
 pub fn nftables(data: &[u8]) {
     for message in netlink::messages(data) {
-        let _elements = element::read(message);
+        let _elements = (element::read(message), refused::counts(message));
         let Some(read) = nftables::read(message) else { continue };
         let _ban = ban::read(message);
         #[cfg(fuzzing)]
@@ -54,6 +54,11 @@ pub fn notifications(data: &[u8]) {
 /// Reads answers of ctnetlink.
 pub fn conntrack(data: &[u8]) {
     netlink::messages(data).for_each(conntrack::fuzz);
+}
+
+/// Reads messages of `nfnetlink_log`.
+pub fn nflog(data: &[u8]) {
+    netlink::messages(data).for_each(refusals::fuzz);
 }
 
 /// Reads answers of `sock_diag(7)`.
@@ -96,6 +101,11 @@ mod tests {
     #[test]
     fn answers_of_ctnetlink() {
         replay("conntrack", super::conntrack);
+    }
+
+    #[test]
+    fn messages_of_nfnetlink_log() {
+        replay("nflog", super::nflog);
     }
 
     #[test]

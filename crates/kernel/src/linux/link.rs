@@ -378,7 +378,10 @@ impl LinkDeletion for Linux {
     }
 
     fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
-        self.route(|source| KernelError::DeleteLinks { source })?.delete_links(names)
+        self.route(|source| KernelError::DeleteLinks { source })?.delete_links(names)?;
+        let slots = names.iter().filter_map(|name| Slot::of_interface(name.as_str())).collect();
+        self.nftables.forget_refused(&slots);
+        Ok(())
     }
 }
 

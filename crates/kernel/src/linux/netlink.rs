@@ -276,6 +276,36 @@ impl Socket {
         Ok(first..self.sequence.wrapping_add(1))
     }
 
+    /// Passes on the messages that nobody asked for and that have arrived, up to the first datagram after this many, without
+    /// waiting. Returns whether some were lost because the buffer was full.
+    pub(super) fn receive_waiting(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<bool, Refusal> {
+        /// `MSG_DONTWAIT` of `<linux/socket.h>`.
+        const WITHOUT_WAITING: i32 = 0x40;
+        let (mut lost, mut count) = (false, 0);
+        while count < most {
+            self.buffer.clear();
+            match self.inner.recv(&mut self.buffer, WITHOUT_WAITING).map_err(Refusal::from) {
+                Ok(_) => {}
+                Err(refusal) if refusal.errno == Some(EAGAIN) => break,
+                Err(refusal) if refusal.errno == Some(EINTR) => continue,
+                Err(refusal) if refusal.errno == Some(ENOBUFS) => {
+                    lost = true;
+                    continue;
+                }
+                Err(refusal) => return Err(refusal),
+            }
+            for message in messages(&self.buffer) {
+                each(message);
+                count += 1;
+            }
+        }
+        Ok(lost)
+    }
+
     /// Receives once, and passes on each answer with the index of its request. Answers to earlier requests, which are
     /// no longer waited for, are dropped.
     fn receive(

@@ -1,5 +1,7 @@
 //! Records of instances.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rusqlite::{Params, Row};
 
 use super::{Store, StoreError, key, sql};
@@ -133,6 +135,24 @@ impl Store {
     /// Fails if the database cannot be read.
     pub fn is_recorded(&self, name: &InstanceName) -> Result<bool, StoreError> {
         Ok(self.row("look up a record", sql::RECORDED, key(name), |_row| Ok(()))?.is_some())
+    }
+
+    /// Returns the instances that hold these slots. Free and reserved slots, and unreadable records, are left out.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub fn instances_of(
+        &self,
+        slots: &BTreeSet<Slot>,
+    ) -> Result<BTreeMap<Slot, InstanceName>, StoreError> {
+        let mut found = BTreeMap::new();
+        for &slot in slots {
+            match self.holder(slot) {
+                Err(StoreError::Unreadable(_)) => {}
+                holder => found.extend(holder?.map(|held| (slot, held.workload.name().clone()))),
+            }
+        }
+        Ok(found)
     }
 
     /// Returns the record that holds this slot.

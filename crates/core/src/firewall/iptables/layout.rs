@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Rule, Saved, Table, foreign_rule};
+use super::{Rule, Saved, Table, foreign_rule, refused};
 use crate::{
     address::Ipv6Unsupported,
     firewall::{
@@ -12,7 +12,9 @@ use crate::{
             iptables::{
                 self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, INPUT_CHAIN,
                 JUMP_COMMENT, LAST_CHAIN, MARK_CHAIN, POSTROUTING_CHAIN, PREROUTING_CHAIN,
-                RAW_CHAIN,
+                RAW_CHAIN, REFUSED_BROADCAST, REFUSED_EGRESS, REFUSED_FLOWS, REFUSED_GUEST,
+                REFUSED_HOST, REFUSED_INVALID, REFUSED_LOOPBACK, REFUSED_MAIL, REFUSED_MULTICAST,
+                REFUSED_RATE, REFUSED_SPOOFED,
             },
         },
         passage::{self, Place, Places, Sides},
@@ -70,7 +72,7 @@ impl Layout {
 /// The match of the packets that begin a TCP connection.
 const SYN: &str = "-p tcp -m tcp --tcp-flags SYN,RST SYN";
 
-fn rule(chain: &str, body: impl Into<String>) -> Rule {
+pub(super) fn rule(chain: &str, body: impl Into<String>) -> Rule {
     Rule { chain: chain.to_owned(), body: body.into() }
 }
 
@@ -145,6 +147,8 @@ fn mangle(base_ruleset: &BaseRuleset) -> Layout {
     rules.extend(last());
     rules.extend(arriving(PREROUTING_CHAIN, base_ruleset));
     rules.extend(tracked(base_ruleset));
+    chains.extend(refused::chains(Table::Mangle));
+    rules.extend(refused::rules(Table::Mangle));
     let BaseRuleset { egress, confined, marks, owner, .. } = base_ruleset;
     if !confined.is_empty() {
         chains.push(CONFINE_CHAIN);
@@ -203,7 +207,9 @@ fn forward(
         let body = |uplink| format!("-s {pool} -i {ours} -o {uplink} {to}-j RETURN");
         uplinks.iter().map(body).collect()
     };
-    let special = SPECIAL_RANGES.map(|range| format!("-d {range} -i {ours} -j DROP"));
+    // Routing refuses it as well, and it was told of before.
+    bodies.push(format!("-i {ours} -o {ours} -j DROP"));
+    let special = SPECIAL_RANGES.map(|range| format!("-d {range} -i {ours} -j {REFUSED_EGRESS}"));
     let public = any_uplink.then(|| format!("-s {pool} -i {ours} ! -o {ours} -j RETURN"));
     match egress {
         Egress::All => {
@@ -215,14 +221,14 @@ fn forward(
         }
         Egress::Internet => {
             bodies.extend(NAME_SERVERS.iter().flat_map(|server| to_uplinks(&to_port(*server))));
-            bodies.push(format!("-i {ours} {}-j DROP", to_port(MAIL)));
+            bodies.push(format!("-i {ours} {}-j {REFUSED_MAIL}", to_port(MAIL)));
             bodies.extend(special);
             bodies.extend(to_uplinks(""));
             bodies.extend(public);
         }
         Egress::None => {}
     }
-    bodies.push(format!("-i {ours} -j DROP"));
+    bodies.push(format!("-i {ours} -j {REFUSED_EGRESS}"));
     bodies.push(format!("-o {ours} -j DROP"));
     let from = confined.from().iter().filter(|name| is_nameable(name));
     bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE_CHAIN}")));
@@ -244,9 +250,10 @@ fn to_the_host(egress: Egress) -> impl Iterator<Item = Rule> {
         "-p icmp -m icmp --icmp-type 8 -j RETURN".to_owned(),
     ];
     let servers = servers.map(|server| format!("{}-j RETURN", to_port(server)));
-    let listened = ["tcp", "udp"].map(|by| format!("-p {by} -m socket --nowildcard -j DROP"));
+    let listened =
+        ["tcp", "udp"].map(|by| format!("-p {by} -m socket --nowildcard -j {REFUSED_HOST}"));
     let others = ["tcp", "udp"].map(|by| format!("-p {by} -j RETURN"));
-    let last = ["-j DROP".to_owned()];
+    let last = [format!("-j {REFUSED_HOST}")];
     let bodies = bodies.into_iter().chain(servers).chain(listened).chain(others).chain(last);
     bodies.map(|body| rule(INPUT_CHAIN, body))
 }
@@ -282,12 +289,12 @@ fn arriving(chain: &str, base_ruleset: &BaseRuleset) -> [Rule; 6] {
     let bit = base_ruleset.marks.asked();
     let asked = format!("-m addrtype --dst-type LOCAL -j MARK --set-xmark {bit:#x}/{bit:#x}");
     let bodies = [
-        &*format!("! -s {} -j DROP", base_ruleset.pool.v4()),
-        "-d 127.0.0.0/8 -j DROP",
-        "-d 224.0.0.0/3 -j DROP",
-        "-m addrtype --dst-type BROADCAST -j DROP",
-        &asked,
-        &segments,
+        format!("! -s {} -j {REFUSED_SPOOFED}", base_ruleset.pool.v4()),
+        format!("-d 127.0.0.0/8 -j {REFUSED_LOOPBACK}"),
+        format!("-d 224.0.0.0/3 -j {REFUSED_MULTICAST}"),
+        format!("-m addrtype --dst-type BROADCAST -j {REFUSED_BROADCAST}"),
+        asked,
+        segments,
     ];
     bodies.map(|body| rule(chain, body))
 }
@@ -301,8 +308,10 @@ fn tracked(BaseRuleset { pool, marks, flows, .. }: &BaseRuleset) -> Vec<Rule> {
     let translated =
         format!("-d {pool} -m conntrack --ctstate DNAT -j MARK --set-xmark {bit:#x}/{bit:#x}");
     let limits = flow_limits(*flows);
-    let invalid = "-m conntrack --ctstate INVALID -j DROP".to_owned();
-    let bodies = [invalid].into_iter().chain(limits).chain([asked, translated]);
+    let invalid = format!("-m conntrack --ctstate INVALID -j {REFUSED_INVALID}");
+    let untranslated = "-m conntrack ! --ctstate DNAT -m addrtype ! --dst-type LOCAL";
+    let told = format!("-d {pool} {untranslated} -j {REFUSED_GUEST}");
+    let bodies = [invalid].into_iter().chain(limits).chain([asked, translated, told]);
     bodies.map(|body| rule(PREROUTING_CHAIN, body)).collect()
 }
 
@@ -316,12 +325,15 @@ fn flow_limits(limit: FlowLimit) -> impl Iterator<Item = String> {
     let matches = numbers.flat_map(|(most, rate)| {
         let by_rate = format!("--hashlimit-above {rate}/sec --hashlimit-burst {most}");
         let by_source = format!("--hashlimit-mode srcip --hashlimit-name riklet-{rate}-{most}");
+        let many = format!("--connlimit-above {most} --connlimit-mask 32 --connlimit-saddr");
         [
-            format!("hashlimit {by_rate} {by_source} --hashlimit-htable-expire {REFILLED}"),
-            format!("connlimit --connlimit-above {most} --connlimit-mask 32 --connlimit-saddr"),
+            format!(
+                "hashlimit {by_rate} {by_source} --hashlimit-htable-expire {REFILLED} -j {REFUSED_RATE}"
+            ),
+            format!("connlimit {many} -j {REFUSED_FLOWS}"),
         ]
     });
-    matches.map(|limit| format!("-m conntrack ! --ctstatus CONFIRMED -m {limit} -j DROP"))
+    matches.map(|limit| format!("-m conntrack ! --ctstatus CONFIRMED -m {limit}"))
 }
 
 /// Returns the layout of the table raw. Packets of others come there as well, those of the host to itself aside: they may
@@ -330,10 +342,11 @@ fn raw(base_ruleset: &BaseRuleset) -> Layout {
     let (ours, pool) = (ours(), base_ruleset.pool.v4());
     let elsewhere = [format!("-s {pool} ! -i {ours} -j DROP"), format!("! -i {ours} -j RETURN")];
     let elsewhere = elsewhere.into_iter().map(|body| rule(RAW_CHAIN, body));
+    let arriving = arriving(RAW_CHAIN, base_ruleset);
     Layout {
         table: Table::Raw,
-        chains: vec![RAW_CHAIN],
-        rules: elsewhere.chain(arriving(RAW_CHAIN, base_ruleset)).collect(),
+        chains: [RAW_CHAIN].into_iter().chain(refused::chains(Table::Raw)).collect(),
+        rules: elsewhere.chain(arriving).chain(refused::rules(Table::Raw)).collect(),
         jumps: jumps(Table::Raw, base_ruleset.owner.as_ref()),
         passages: vec![],
     }

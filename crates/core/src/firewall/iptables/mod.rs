@@ -7,6 +7,7 @@ mod foreign_rule;
 mod foreign_translation;
 mod layout;
 mod probe;
+mod refused;
 mod saved;
 #[cfg(test)]
 mod tests;

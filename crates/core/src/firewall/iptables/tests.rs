@@ -50,10 +50,42 @@ fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
     }
 }
 
+/// Returns the input without the chains that refuse.
+fn without_refusals(input: &str) -> String {
+    let is_other = |line: &&str| !is_of_refusals(line);
+    input.lines().filter(is_other).flat_map(|line| [line, "\n"]).collect()
+}
+
+fn is_of_refusals(line: &str) -> bool {
+    [":RIKLET-REFUSED-", "-A RIKLET-REFUSED-"].iter().any(|start| line.starts_with(start))
+}
+
+#[test]
+fn a_chain_that_refuses_tells_of_some_packets_and_drops_all() {
+    let input = reset(&ruleset(&["eth0"], &[]), &Saved::default()).unwrap();
+    let chains = ["SPOOFED", "MAIL", "GUEST"].map(|name| format!("RIKLET-REFUSED-{name}"));
+    let of_chains =
+        |line: &&str| is_of_refusals(line) && chains.iter().any(|chain| line.contains(chain));
+    let lines: Vec<_> = input.lines().filter(of_chains).collect();
+    insta::assert_snapshot!(lines.join("\n"), @"
+    :RIKLET-REFUSED-SPOOFED - [0:0]
+    :RIKLET-REFUSED-GUEST - [0:0]
+    :RIKLET-REFUSED-MAIL - [0:0]
+    -A RIKLET-REFUSED-SPOOFED -m limit --limit 20/sec --limit-burst 100 -j NFLOG --nflog-prefix riklet-sdn-spoofed --nflog-group 21065
+    -A RIKLET-REFUSED-SPOOFED -j DROP
+    -A RIKLET-REFUSED-GUEST -m hashlimit --hashlimit-upto 1/sec --hashlimit-burst 10 --hashlimit-mode srcip --hashlimit-name riklet-told --hashlimit-htable-expire 60000 -m limit --limit 20/sec --limit-burst 100 -j NFLOG --nflog-prefix riklet-sdn-guest --nflog-group 21065
+    -A RIKLET-REFUSED-MAIL -m hashlimit --hashlimit-upto 1/sec --hashlimit-burst 10 --hashlimit-mode srcip --hashlimit-name riklet-told --hashlimit-htable-expire 60000 -m limit --limit 20/sec --limit-burst 100 -j NFLOG --nflog-prefix riklet-sdn-mail --nflog-group 21065
+    -A RIKLET-REFUSED-MAIL -j DROP
+    :RIKLET-REFUSED-SPOOFED - [0:0]
+    -A RIKLET-REFUSED-SPOOFED -m limit --limit 20/sec --limit-burst 100 -j NFLOG --nflog-prefix riklet-sdn-spoofed --nflog-group 21065
+    -A RIKLET-REFUSED-SPOOFED -j DROP
+    ");
+}
+
 #[test]
 fn a_reset_writes_the_whole_ruleset() {
     let input = reset(&ruleset(&["eth0", "eth1"], &["eth0", "lan0"]), &Saved::default()).unwrap();
-    insta::assert_snapshot!(input, @r"
+    insta::assert_snapshot!(without_refusals(&input), @r"
     *mangle
     :RIKLET-FORWARD - [0:0]
     :RIKLET-LAST - [0:0]
@@ -66,39 +98,41 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-FORWARD -i rik+ -o rik+ -j DROP
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p tcp -m tcp --dport 53 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -p tcp -m tcp --dport 53 -j RETURN
-    -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j DROP
-    -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
+    -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j RIKLET-REFUSED-MAIL
+    -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j RIKLET-REFUSED-EGRESS
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
-    -A RIKLET-FORWARD -i rik+ -j DROP
+    -A RIKLET-FORWARD -i rik+ -j RIKLET-REFUSED-EGRESS
     -A RIKLET-FORWARD -o rik+ -j DROP
     -A RIKLET-FORWARD -i eth0 -j RIKLET-CONFINE
     -A RIKLET-FORWARD -i eth1 -j RIKLET-CONFINE
     -A RIKLET-LAST -i rik+ -j RIKLET-FORWARD
     -A RIKLET-LAST -o rik+ -m addrtype ! --src-type LOCAL -j RIKLET-FORWARD
-    -A RIKLET-PREROUTING ! -s 10.231.0.0/16 -j DROP
-    -A RIKLET-PREROUTING -d 127.0.0.0/8 -j DROP
-    -A RIKLET-PREROUTING -d 224.0.0.0/3 -j DROP
-    -A RIKLET-PREROUTING -m addrtype --dst-type BROADCAST -j DROP
+    -A RIKLET-PREROUTING ! -s 10.231.0.0/16 -j RIKLET-REFUSED-SPOOFED
+    -A RIKLET-PREROUTING -d 127.0.0.0/8 -j RIKLET-REFUSED-LOOPBACK
+    -A RIKLET-PREROUTING -d 224.0.0.0/3 -j RIKLET-REFUSED-MULTICAST
+    -A RIKLET-PREROUTING -m addrtype --dst-type BROADCAST -j RIKLET-REFUSED-BROADCAST
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
-    -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
-    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m hashlimit --hashlimit-above 256/sec --hashlimit-burst 4096 --hashlimit-mode srcip --hashlimit-name riklet-256-4096 --hashlimit-htable-expire 60000 -j DROP
-    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m connlimit --connlimit-above 4096 --connlimit-mask 32 --connlimit-saddr -j DROP
+    -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j RIKLET-REFUSED-INVALID
+    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m hashlimit --hashlimit-above 256/sec --hashlimit-burst 4096 --hashlimit-mode srcip --hashlimit-name riklet-256-4096 --hashlimit-htable-expire 60000 -j RIKLET-REFUSED-FLOW-RATE
+    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m connlimit --connlimit-above 4096 --connlimit-mask 32 --connlimit-saddr -j RIKLET-REFUSED-FLOWS
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j CONNMARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
+    -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack ! --ctstate DNAT -m addrtype ! --dst-type LOCAL -j RIKLET-REFUSED-GUEST
     -A RIKLET-CONFINE -o eth0 -j DROP
     -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
     -A RIKLET-INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
@@ -106,11 +140,11 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-INPUT -p icmp -m icmp --icmp-type 8 -j RETURN
     -A RIKLET-INPUT -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-INPUT -p tcp -m tcp --dport 53 -j RETURN
-    -A RIKLET-INPUT -p tcp -m socket --nowildcard -j DROP
-    -A RIKLET-INPUT -p udp -m socket --nowildcard -j DROP
+    -A RIKLET-INPUT -p tcp -m socket --nowildcard -j RIKLET-REFUSED-HOST
+    -A RIKLET-INPUT -p udp -m socket --nowildcard -j RIKLET-REFUSED-HOST
     -A RIKLET-INPUT -p tcp -j RETURN
     -A RIKLET-INPUT -p udp -j RETURN
-    -A RIKLET-INPUT -j DROP
+    -A RIKLET-INPUT -j RIKLET-REFUSED-HOST
     -I INPUT -i rik+ -j RIKLET-INPUT
     -I FORWARD -j RIKLET-FORWARD
     -I POSTROUTING -j RIKLET-LAST
@@ -120,10 +154,10 @@ fn a_reset_writes_the_whole_ruleset() {
     :RIKLET-RAW - [0:0]
     -A RIKLET-RAW -s 10.231.0.0/16 ! -i rik+ -j DROP
     -A RIKLET-RAW ! -i rik+ -j RETURN
-    -A RIKLET-RAW ! -s 10.231.0.0/16 -j DROP
-    -A RIKLET-RAW -d 127.0.0.0/8 -j DROP
-    -A RIKLET-RAW -d 224.0.0.0/3 -j DROP
-    -A RIKLET-RAW -m addrtype --dst-type BROADCAST -j DROP
+    -A RIKLET-RAW ! -s 10.231.0.0/16 -j RIKLET-REFUSED-SPOOFED
+    -A RIKLET-RAW -d 127.0.0.0/8 -j RIKLET-REFUSED-LOOPBACK
+    -A RIKLET-RAW -d 224.0.0.0/3 -j RIKLET-REFUSED-MULTICAST
+    -A RIKLET-RAW -m addrtype --dst-type BROADCAST -j RIKLET-REFUSED-BROADCAST
     -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-RAW -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -I PREROUTING ! -i lo -j RIKLET-RAW
@@ -237,7 +271,7 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     "#);
     let input = reset(&ruleset(&["eth0"], &[]), &saved).unwrap();
     let (mangle, _) = input.split_once("*raw").unwrap();
-    insta::assert_snapshot!(mangle, @r#"
+    insta::assert_snapshot!(without_refusals(mangle), @r#"
     *mangle
     :RIKLET-FORWARD - [0:0]
     :RIKLET-LAST - [0:0]
@@ -254,44 +288,46 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-FORWARD -i rik+ -o rik+ -j DROP
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p tcp -m tcp --dport 53 -j RETURN
-    -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j DROP
-    -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
-    -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
+    -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j RIKLET-REFUSED-MAIL
+    -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j RIKLET-REFUSED-EGRESS
+    -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j RIKLET-REFUSED-EGRESS
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
-    -A RIKLET-FORWARD -i rik+ -j DROP
+    -A RIKLET-FORWARD -i rik+ -j RIKLET-REFUSED-EGRESS
     -A RIKLET-FORWARD -o rik+ -j DROP
     -A RIKLET-LAST -i rik+ -j RIKLET-FORWARD
     -A RIKLET-LAST -o rik+ -m addrtype ! --src-type LOCAL -j RIKLET-FORWARD
-    -A RIKLET-PREROUTING ! -s 10.231.0.0/16 -j DROP
-    -A RIKLET-PREROUTING -d 127.0.0.0/8 -j DROP
-    -A RIKLET-PREROUTING -d 224.0.0.0/3 -j DROP
-    -A RIKLET-PREROUTING -m addrtype --dst-type BROADCAST -j DROP
+    -A RIKLET-PREROUTING ! -s 10.231.0.0/16 -j RIKLET-REFUSED-SPOOFED
+    -A RIKLET-PREROUTING -d 127.0.0.0/8 -j RIKLET-REFUSED-LOOPBACK
+    -A RIKLET-PREROUTING -d 224.0.0.0/3 -j RIKLET-REFUSED-MULTICAST
+    -A RIKLET-PREROUTING -m addrtype --dst-type BROADCAST -j RIKLET-REFUSED-BROADCAST
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
-    -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
-    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m hashlimit --hashlimit-above 256/sec --hashlimit-burst 4096 --hashlimit-mode srcip --hashlimit-name riklet-256-4096 --hashlimit-htable-expire 60000 -j DROP
-    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m connlimit --connlimit-above 4096 --connlimit-mask 32 --connlimit-saddr -j DROP
+    -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j RIKLET-REFUSED-INVALID
+    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m hashlimit --hashlimit-above 256/sec --hashlimit-burst 4096 --hashlimit-mode srcip --hashlimit-name riklet-256-4096 --hashlimit-htable-expire 60000 -j RIKLET-REFUSED-FLOW-RATE
+    -A RIKLET-PREROUTING -m conntrack ! --ctstatus CONFIRMED -m connlimit --connlimit-above 4096 --connlimit-mask 32 --connlimit-saddr -j RIKLET-REFUSED-FLOWS
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j CONNMARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
+    -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack ! --ctstate DNAT -m addrtype ! --dst-type LOCAL -j RIKLET-REFUSED-GUEST
     -A RIKLET-INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-INPUT -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-INPUT -p icmp -m icmp --icmp-type 8 -j RETURN
     -A RIKLET-INPUT -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-INPUT -p tcp -m tcp --dport 53 -j RETURN
-    -A RIKLET-INPUT -p tcp -m socket --nowildcard -j DROP
-    -A RIKLET-INPUT -p udp -m socket --nowildcard -j DROP
+    -A RIKLET-INPUT -p tcp -m socket --nowildcard -j RIKLET-REFUSED-HOST
+    -A RIKLET-INPUT -p udp -m socket --nowildcard -j RIKLET-REFUSED-HOST
     -A RIKLET-INPUT -p tcp -j RETURN
     -A RIKLET-INPUT -p udp -j RETURN
-    -A RIKLET-INPUT -j DROP
+    -A RIKLET-INPUT -j RIKLET-REFUSED-HOST
     -A RIKLET-PASSAGE -i rik+ -j ACCEPT
     -A RIKLET-PASSAGE -o rik+ -j ACCEPT
     -I INPUT -i rik+ -j RIKLET-INPUT
@@ -316,19 +352,33 @@ fn differences_are_named() {
     mangle: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     mangle: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     mangle: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
-    mangle: missing: -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j DROP
-    mangle: missing: -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
-    mangle: missing: -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
-    mangle: missing: -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
-    mangle: missing: -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j DROP
-    mangle: missing: -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j DROP
-    mangle: missing: -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
-    mangle: missing: -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
-    mangle: missing: -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
+    mangle: missing: -A RIKLET-FORWARD -i rik+ -o rik+ -j DROP
+    mangle: missing: -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j RIKLET-REFUSED-MAIL
+    mangle: missing: -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    mangle: missing: -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    mangle: missing: -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j RIKLET-REFUSED-EGRESS
+    mangle: missing: -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
+    mangle: missing: -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j RIKLET-REFUSED-EGRESS
+    mangle: missing: -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j RIKLET-REFUSED-EGRESS
+    mangle: missing: -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j RIKLET-REFUSED-EGRESS
+    mangle: missing: -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j RIKLET-REFUSED-EGRESS
     mangle: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
+    mangle: missing: -A RIKLET-FORWARD -i rik+ -j RIKLET-REFUSED-EGRESS
     mangle: missing: -A RIKLET-FORWARD -o rik+ -j DROP
+    mangle: unexpected: -A RIKLET-FORWARD -i rik+ -j DROP
     mangle: no chain RIKLET-LAST
     mangle: no chain RIKLET-PREROUTING
+    mangle: no chain RIKLET-REFUSED-SPOOFED
+    mangle: no chain RIKLET-REFUSED-LOOPBACK
+    mangle: no chain RIKLET-REFUSED-MULTICAST
+    mangle: no chain RIKLET-REFUSED-BROADCAST
+    mangle: no chain RIKLET-REFUSED-INVALID
+    mangle: no chain RIKLET-REFUSED-FLOW-RATE
+    mangle: no chain RIKLET-REFUSED-FLOWS
+    mangle: no chain RIKLET-REFUSED-GUEST
+    mangle: no chain RIKLET-REFUSED-EGRESS
+    mangle: no chain RIKLET-REFUSED-MAIL
+    mangle: no chain RIKLET-REFUSED-HOST
     mangle: no chain RIKLET-INPUT
     mangle: no chain RIKLET-PASSAGE
     mangle: not first: -A FORWARD -j RIKLET-FORWARD
@@ -339,6 +389,10 @@ fn differences_are_named() {
     mangle: unexpected: -A INPUT -j RIKLET-OLD
     mangle: unexpected: -A FORWARD -m comment --comment "by hand" -g RIKLET-FORWARD
     raw: no chain RIKLET-RAW
+    raw: no chain RIKLET-REFUSED-SPOOFED
+    raw: no chain RIKLET-REFUSED-LOOPBACK
+    raw: no chain RIKLET-REFUSED-MULTICAST
+    raw: no chain RIKLET-REFUSED-BROADCAST
     raw: missing: -A PREROUTING ! -i lo -j RIKLET-RAW
     raw: unexpected: -A OUTPUT -j RIKLET-RAW
     nat: no chain RIKLET

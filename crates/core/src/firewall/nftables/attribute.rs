@@ -23,7 +23,7 @@ pub(super) const MATCH_NAME: u16 = 1;
 pub(super) const HEADER: usize = 4;
 
 /// The attributes of a message, each with its kind, up to the first malformed one.
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+pub(in crate::firewall) struct Attributes<'a>(pub(in crate::firewall) &'a [u8]);
 
 impl<'a> Attributes<'a> {
     /// Returns the next attribute with its header; `None` at the end, and at a malformed one.

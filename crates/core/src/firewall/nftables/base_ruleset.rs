@@ -13,13 +13,14 @@ use super::{
     expression::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, begins_flow, begins_more_than,
         between, by_address, by_port, clamp_segment_size, connection_has_mark, destination,
-        destination_is_broadcast, destination_is_local, destination_outside,
-        destination_translated, drop, established, from_guest, from_interface, has_begun_more_than,
-        invalid, ipv4, jump, mark_connection, mark_packet, masquerade, not_from_guest,
-        not_from_host, not_to_guest, packet_has_any, set_segment_size, source, source_is_elsewhere,
-        to_guest, translate, translate_address,
+        destination_is_broadcast, destination_is_elsewhere, destination_is_local,
+        destination_outside, destination_translated, destination_untranslated, drop, established,
+        from_guest, from_interface, has_begun_more_than, invalid, ipv4, jump, mark_connection,
+        mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest, packet_has_any,
+        set_segment_size, source, source_is_elsewhere, to_guest, translate, translate_address,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
+    refused,
 };
 use crate::{
     firewall::{
@@ -30,7 +31,9 @@ use crate::{
                 ALLOWED, ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, DENIED, EXPOSURES,
                 FLOWS, FORWARD, HAIRPIN, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE, INPUT, OUTPUT,
                 POSTROUTING, PREROUTING, RANGES, RATES, REACH_ALL, REACH_INTERNET, REACH_NONE,
-                REFUSE, TABLE, TABLE_COMMENT, TRACK, UPLINKS, WHOLE, priority,
+                REFUSE, REFUSED, REFUSED_BROADCAST, REFUSED_EGRESS, REFUSED_FLOWS, REFUSED_GUEST,
+                REFUSED_INVALID, REFUSED_LOOPBACK, REFUSED_MULTICAST, REFUSED_RATE,
+                REFUSED_SPOOFED, TABLE, TABLE_COMMENT, TOLD, TRACK, UPLINKS, WHOLE, priority,
             },
         },
     },
@@ -49,13 +52,19 @@ const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3);
 const ADDRESS: u32 = 7;
 const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
+const MARK: u32 = 19;
+const INTERFACE_INDEX: u32 = 20;
 /// The number of slots. The kernel lets a guest begin flows uncounted if the set is full.
 const MOST_GUESTS: u32 = 1 << u16::BITS;
 /// A time after which each guest may begin a full burst of flows again, in milliseconds.
 const REFILLED: u64 = 60_000;
+/// The most counts of refused packets: no more are counted, nor told of, if all are in use.
+const MOST_COUNTS: u32 = 1 << 18;
+/// A time after which the count of an interface that nothing was refused to ends, in milliseconds: the interface may be gone.
+const COUNTED: u64 = 3_600_000;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0xc3d7_5480_f77d_20ce;
+const VERSION: u64 = 0xa67e_ac8a_035b_a7de;
 
 /// Returns the name of our table.
 #[must_use]
@@ -171,6 +180,18 @@ pub fn sets() -> Vec<Set> {
         set(CONFINED, interfaces(), None),
         Set { flags: DYNAMIC, ..guests(FLOWS) },
         Set { flags: DYNAMIC | EXPIRING, timeout: Some(REFILLED), ..guests(RATES) },
+        Set {
+            flags: DYNAMIC | EXPIRING,
+            timeout: Some(COUNTED),
+            size: Some(MOST_COUNTS),
+            ..set(REFUSED, (concatenation(&[INTERFACE_INDEX, MARK]), 8), None)
+        },
+        Set {
+            flags: DYNAMIC | EXPIRING,
+            timeout: Some(REFILLED),
+            size: Some(MOST_GUESTS),
+            ..set(TOLD, (INTERFACE_INDEX, 4), None)
+        },
     ]
 }
 
@@ -226,7 +247,7 @@ fn hooks(base_ruleset: &BaseRuleset) -> impl Iterator<Item = (&'static str, Opti
     // This chain costs a test for each packet, so it exists only if there is something to mark.
     let mark = base("filter", InetHookNumber::PreRouting, priority::MANGLE);
     let mark = (!base_ruleset.marks.is_empty()).then_some((ANSWERS, mark));
-    all.into_iter().chain(mark)
+    all.into_iter().chain(refused::chains().map(|chain| (chain, None))).chain(mark)
 }
 
 /// Returns the rules; those of one chain are in order.
@@ -292,10 +313,17 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
                 accept(),
             ],
         ),
+        // Routing refuses it as well, and it was told of before.
+        rule(
+            FORWARD,
+            "from guest to guest by its address",
+            &[from_guest(), to_guest(), jump(REFUSE)],
+        ),
     ]);
     all.extend(egress::rules(base_ruleset));
+    all.extend(refused::rules());
     all.extend([
-        rule(FORWARD, "nothing else from guests", &[from_guest(), jump(REFUSE)]),
+        rule(FORWARD, "nothing else from guests", &[from_guest(), jump(REFUSED_EGRESS)]),
         rule(FORWARD, "nothing else to guests", &[to_guest(), drop()]),
         rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
         rule(
@@ -327,7 +355,7 @@ fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(
             ANTISPOOF,
             "guests have their own addresses",
-            &[from_guest(), source_is_elsewhere(), drop()],
+            &[from_guest(), source_is_elsewhere(), jump(REFUSED_SPOOFED)],
         ),
         // Packets of the host to itself may have the address of a gateway.
         rule(
@@ -338,17 +366,17 @@ fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(
             ANTISPOOF,
             "guests do not reach 127.0.0.0/8",
-            &[from_guest(), destination(loopback), drop()],
+            &[from_guest(), destination(loopback), jump(REFUSED_LOOPBACK)],
         ),
         rule(
             ANTISPOOF,
             "guests do not reach many hosts",
-            &[from_guest(), destination(MULTICAST), drop()],
+            &[from_guest(), destination(MULTICAST), jump(REFUSED_MULTICAST)],
         ),
         rule(
             ANTISPOOF,
             "guests do not reach all hosts of a network",
-            &[from_guest(), destination_is_broadcast(), drop()],
+            &[from_guest(), destination_is_broadcast(), jump(REFUSED_BROADCAST)],
         ),
         rule(
             ANTISPOOF,
@@ -366,13 +394,24 @@ fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(
             TRACK,
             "guests go on with their own connections only",
-            &[from_guest(), invalid(), drop()],
+            &[from_guest(), invalid(), jump(REFUSED_INVALID)],
         ),
         // A routing rule of ours refuses what goes from one guest to another without the mark.
         rule(
             TRACK,
             "from guest to guest by an exposure",
             &[from_guest(), destination(pool), destination_translated(), mark_packet(asked, asked)],
+        ),
+        rule(
+            TRACK,
+            "from guest to guest by its address",
+            &[
+                from_guest(),
+                destination(pool),
+                destination_untranslated(),
+                destination_is_elsewhere(),
+                jump(REFUSED_GUEST),
+            ],
         ),
     ]
 }
@@ -385,13 +424,14 @@ fn limited(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let limit = base_ruleset.flows;
     let (Some(most), Some(rate)) = (limit.number(), limit.each_second()) else { return vec![] };
     let table = name();
-    let rule = |text: &str, limited: Vec<Expression>| {
-        let parts = [from_guest(), begins_flow(), limited, drop()];
+    let rule = |text: &str, limited: Vec<Expression>, refused: &str| {
+        let parts = [from_guest(), begins_flow(), limited, jump(refused)];
         Rule::new(&table, TRACK, comment(text), &parts)
     };
+    let (fast, many) = (begins_more_than(rate, most, RATES), has_begun_more_than(most, FLOWS));
     vec![
-        rule("guests begin flows as fast as they may", begins_more_than(rate, most, RATES)),
-        rule("guests have as many flows as they may", has_begun_more_than(most, FLOWS)),
+        rule("guests begin flows as fast as they may", fast, REFUSED_RATE),
+        rule("guests have as many flows as they may", many, REFUSED_FLOWS),
     ]
 }
 
@@ -530,7 +570,7 @@ mod tests {
         assert_eq!(of(CHAIN), 7);
         assert_eq!(of(OUTPUT), 2);
         assert_eq!(of(INPUT), 11);
-        assert_eq!(of(FORWARD), 20);
+        assert_eq!(of(FORWARD), 21);
         assert_eq!(of(REFUSE), 7);
     }
 }

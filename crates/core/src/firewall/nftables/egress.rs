@@ -4,8 +4,8 @@ use super::{
     base_ruleset, element,
     expression::{
         Expression, accept, back, by_guest, by_guest_to_host, destination_public,
-        destination_translated, drop, echo_request, established, from_guest, has_ports, is_in,
-        jump, not_to_guest, out_of, reject, reject_port, reset, source, source_in, tcp, to_port,
+        destination_translated, echo_request, established, from_guest, has_ports, is_in, jump,
+        not_to_guest, out_of, reject, reject_port, reset, source, source_in, tcp, to_port,
     },
     object::{Rule, comment},
 };
@@ -14,7 +14,8 @@ use crate::{
         BaseRuleset,
         names::nftables::{
             ALLOWED, DENIED, FORWARD, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE, INPUT, REFUSE,
-            UPLINKS, WHOLE,
+            REFUSED_DEFAULT, REFUSED_HOST, REFUSED_MAIL, REFUSED_POLICY, REFUSED_POLICY_HOST,
+            REFUSED_SHORT, UPLINKS, WHOLE,
         },
         ruleset::{MAIL, NAME_SERVERS},
     },
@@ -31,14 +32,14 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         (HOST_REFUSE, "everything else", vec![reject_port()]),
         // What is named has ports, whatever the protocol: a packet that is too short for them would pass it by.
         (WHOLE, "long enough for ports", vec![has_ports(), back()]),
-        (WHOLE, "too short for ports", vec![drop()]),
+        (WHOLE, "too short for ports", vec![jump(REFUSED_SHORT)]),
         (FORWARD, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
         (
             FORWARD,
             "allowed",
             vec![from_guest(), by_guest(), is_in(ALLOWED), not_to_guest(), accept()],
         ),
-        (FORWARD, "denied", vec![from_guest(), by_guest(), is_in(DENIED), jump(REFUSE)]),
+        (FORWARD, "denied", vec![from_guest(), by_guest(), is_in(DENIED), jump(REFUSED_POLICY)]),
         (INPUT, "what guests go on with", vec![from_guest(), established(), accept()]),
         (INPUT, "what others publish", vec![from_guest(), destination_translated(), accept()]),
         (INPUT, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
@@ -46,7 +47,7 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         (
             INPUT,
             "denied",
-            vec![from_guest(), by_guest_to_host(), is_in(HOST_DENIED), jump(HOST_REFUSE)],
+            vec![from_guest(), by_guest_to_host(), is_in(HOST_DENIED), jump(REFUSED_POLICY_HOST)],
         ),
         (INPUT, "guests ping the host", vec![from_guest(), echo_request(), accept()]),
     ];
@@ -56,7 +57,7 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         let guests = [from_guest(), source_in(element::guests_of(egress))].concat();
         all.extend(leaving(base_ruleset, egress, &guests));
         let text = format!("no more than {egress}");
-        all.push(rule(FORWARD, &text, &[guests.clone(), jump(REFUSE)]));
+        all.push(rule(FORWARD, &text, &[guests.clone(), jump(REFUSED_DEFAULT)]));
         if egress == Egress::All {
             all.push(rule(INPUT, "guests to the host", &[guests, accept()]));
         } else {
@@ -86,7 +87,7 @@ fn leaving(base_ruleset: &BaseRuleset, egress: Egress, guests: &[Expression]) ->
                 rule(&text, &[out.clone(), to_port(protocol, port), accept()])
             });
             let (protocol, port) = MAIL;
-            let mail = [guests.to_vec(), to_port(protocol, port), jump(REFUSE)];
+            let mail = [guests.to_vec(), to_port(protocol, port), jump(REFUSED_MAIL)];
             let mail = rule("no mail of guests", &mail);
             let last = rule("guests to the Internet", &[out, destination_public(), accept()]);
             names.into_iter().chain([mail, last]).collect()
@@ -106,7 +107,7 @@ fn to_the_host(egress: Egress, guests: &[Expression]) -> Vec<Rule> {
         let text = format!("guests to name servers by {protocol}");
         rule(&text, &[guests.to_vec(), to_port(protocol, port), accept()])
     });
-    let nothing = rule("nothing else to the host", &[guests.to_vec(), jump(HOST_REFUSE)]);
+    let nothing = rule("nothing else to the host", &[guests.to_vec(), jump(REFUSED_HOST)]);
     match egress {
         Egress::All => vec![],
         Egress::Internet => names.into_iter().chain([nothing]).collect(),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_packet_core::{DefaultNla, NLM_F_EXCL, NlasIterator};
+use netlink_packet_core::{DefaultNla, NLM_F_EXCL, Nla, NlasIterator};
 use netlink_packet_netfilter::{
     NetfilterMessage,
     nftables::{
@@ -50,7 +50,7 @@ pub struct Element {
 }
 
 impl Element {
-    const fn key(key: Vec<u8>) -> Self {
+    pub(super) const fn key(key: Vec<u8>) -> Self {
         Self { key, last: None, data: None }
     }
 }
@@ -77,6 +77,25 @@ pub(super) fn delete(
     what: String,
 ) -> Operation {
     let message = NfTablesMessage::DeleteSetElement(list(table, set, elements));
+    Operation { what, message: table.message(message), flags: 0 }
+}
+
+/// Deletes those of the elements that exist. Refused before Linux 6.3.
+pub(super) fn destroy(
+    table: &TableName,
+    set: &str,
+    elements: &[Element],
+    what: String,
+) -> Operation {
+    /// `NFT_MSG_DESTROYSETELEM`.
+    const DESTROY: u8 = 30;
+    let attribute = |attribute: &SetElementList| {
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        DefaultNla::new(attribute.kind(), value)
+    };
+    let attributes = list(table, set, elements).attributes.iter().map(attribute).collect();
+    let message = NfTablesMessage::Other { message_type: DESTROY, attributes };
     Operation { what, message: table.message(message), flags: 0 }
 }
 

@@ -5,6 +5,7 @@
 
 mod flow_limit;
 mod normal;
+mod refused;
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{DefaultNla, Emitable};
@@ -20,6 +21,7 @@ use crate::{
 };
 pub(super) use flow_limit::{begins_flow, begins_more_than, has_begun_more_than};
 pub(super) use normal::{does_nothing, normal, target};
+pub(super) use refused::{count_for_interface, few, few_for_interface, log};
 
 /// `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`: verdicts, and policies of base chains.
 pub(super) const DROP: u32 = 0;
@@ -46,6 +48,8 @@ const TCP: u8 = 6;
 const IPV4: u8 = 2;
 /// `IPS_DST_NAT` of `<linux/netfilter/nf_conntrack_common.h>`.
 const DESTINATION_TRANSLATED: u32 = 1 << 5;
+/// `RTN_LOCAL` of `<linux/rtnetlink.h>`.
+const LOCAL: u32 = 2;
 /// `NFT_CT_MARK`.
 const CONNECTION_MARK: u32 = 3;
 /// `NF_CT_STATE_INVALID_BIT`.
@@ -336,25 +340,28 @@ pub(super) fn addresses_in(set: &str) -> Vec<Expression> {
 
 /// `fib daddr type local`
 pub(super) fn destination_is_local() -> Vec<Expression> {
-    /// `RTN_LOCAL` of `<linux/rtnetlink.h>`.
-    const LOCAL: u32 = 2;
-    destination_type(LOCAL)
+    destination_type(Operator::Equal, LOCAL)
+}
+
+/// `fib daddr type != local`
+pub(super) fn destination_is_elsewhere() -> Vec<Expression> {
+    destination_type(Operator::NotEqual, LOCAL)
 }
 
 /// `fib daddr type broadcast`
 pub(super) fn destination_is_broadcast() -> Vec<Expression> {
     /// `RTN_BROADCAST` of `<linux/rtnetlink.h>`.
     const BROADCAST: u32 = 3;
-    destination_type(BROADCAST)
+    destination_type(Operator::Equal, BROADCAST)
 }
 
-fn destination_type(wanted: u32) -> Vec<Expression> {
+fn destination_type(operator: Operator, wanted: u32) -> Vec<Expression> {
     /// `NFTA_FIB_F_DADDR`, `NFT_FIB_RESULT_ADDRTYPE`.
     const DESTINATION: u32 = 1 << 1;
     const ADDRESS_TYPE: u32 = 3;
     // NFTA_FIB_DREG, NFTA_FIB_RESULT, NFTA_FIB_FLAGS
     let load = other("fib", &[(1, Register::Reg1.into()), (2, ADDRESS_TYPE), (3, DESTINATION)]);
-    vec![load, equals(&wanted.to_ne_bytes())]
+    vec![load, compare(operator, &wanted.to_ne_bytes())]
 }
 
 /// `fib saddr . iif oif missing`
@@ -388,6 +395,12 @@ pub(super) fn invalid() -> Vec<Expression> {
 pub(super) fn destination_translated() -> Vec<Expression> {
     // NFT_CT_STATUS
     conntrack_has(2, DESTINATION_TRANSLATED)
+}
+
+/// `ct status ! dnat`
+pub(super) fn destination_untranslated() -> Vec<Expression> {
+    // NFT_CT_STATUS
+    [conntrack_bits(2, DESTINATION_TRANSLATED), vec![equals(&[0; 4])]].concat()
 }
 
 /// `ct mark & <bits> == <mark>`

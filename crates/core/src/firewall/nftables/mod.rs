@@ -3,7 +3,7 @@
 //! Messages are those of `netlink-packet-netfilter`; nothing here sends one. The same types describe what is expected
 //! and what was read, so that `==` compares them.
 
-mod attribute;
+pub(in crate::firewall) mod attribute;
 pub mod ban;
 pub mod base_ruleset;
 mod change;
@@ -17,6 +17,7 @@ pub mod foreign_set;
 pub mod foreign_translation;
 mod object;
 mod other_ports;
+pub mod refused;
 mod register;
 pub mod rule_message;
 mod sound;

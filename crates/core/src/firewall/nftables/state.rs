@@ -9,7 +9,7 @@ use super::{
 };
 use crate::firewall::{
     BaseRuleset, BaseState, Entry, FirewallState, Ruleset,
-    names::nftables::{CONFINED, FLOWS, RATES, UPLINKS},
+    names::nftables::{CONFINED, FLOWS, RATES, REFUSED, TOLD, UPLINKS},
 };
 
 /// Everything in our table.
@@ -121,8 +121,9 @@ impl FoundTable {
     /// Returns the entries, and the elements that belong to none. The elements of an expected entry that is complete
     /// form this entry; any other element is an entry by itself.
     fn entries(&self, expected: &BTreeSet<Entry>) -> (BTreeSet<Entry>, Vec<String>) {
-        // The kernel fills the sets of flows and rates.
-        let of_base_ruleset = |set: &str| [UPLINKS, CONFINED, FLOWS, RATES].contains(&set);
+        // The kernel fills the sets of flows, rates and refusals.
+        let of_base_ruleset =
+            |set: &str| [UPLINKS, CONFINED, FLOWS, RATES, REFUSED, TOLD].contains(&set);
         let found = self.elements.iter().filter(|(set, _)| !of_base_ruleset(set));
         let mut rest: BTreeMap<&str, BTreeSet<&Element>> =
             found.map(|(set, elements)| (&**set, elements.iter().collect())).collect();

@@ -21,7 +21,7 @@ pub(in crate::linux) struct Watch {
 impl Default for Watch {
     /// Returns the watch of nftables, which is used until the backend is known.
     fn default() -> Self {
-        Self { concerns: nftables::is_ours, program: None, announced: true }
+        Self { concerns: nftables::concerns, program: None, announced: true }
     }
 }
 

@@ -15,18 +15,24 @@ pub(in super::super) fn begins_flow() -> Vec<Expression> {
     [conntrack_bits(2, CONFIRMED), vec![equals(&[0; 4])]].concat()
 }
 
+/// `NFT_DYNSET_OP_UPDATE`.
+pub(super) const UPDATE: u32 = 1;
+
 /// `update @set { ip saddr limit rate over <rate>/second burst <burst> packets }`
 pub(in super::super) fn begins_more_than(rate: u32, burst: u32, set: &str) -> Vec<Expression> {
-    /// `NFT_DYNSET_OP_UPDATE`, `NFT_LIMIT_PKTS` and `NFT_LIMIT_F_INV`.
-    const UPDATE: u32 = 1;
-    const PACKETS: u32 = 0;
+    /// `NFT_LIMIT_F_INV`.
     const OVER: u32 = 1;
+    for_source(UPDATE, set, "limit", limit(rate, burst, OVER))
+}
+
+/// Returns the attributes of a limit in packets, with these flags.
+pub(super) fn limit(rate: u32, burst: u32, flags: u32) -> [(u16, Vec<u8>); 5] {
+    /// `NFT_LIMIT_PKTS`.
+    const PACKETS: u32 = 0;
     let long = |number: u32| u64::from(number).to_be_bytes().to_vec();
     let short = |number: u32| number.to_be_bytes().to_vec();
     // NFTA_LIMIT_RATE, _UNIT (seconds), _BURST, _TYPE, _FLAGS
-    let limit =
-        [(1, long(rate)), (2, long(1)), (3, short(burst)), (4, short(PACKETS)), (5, short(OVER))];
-    for_source(UPDATE, set, "limit", limit)
+    [(1, long(rate)), (2, long(1)), (3, short(burst)), (4, short(PACKETS)), (5, short(flags))]
 }
 
 /// `add @set { ip saddr ct count over <limit> }`. The kernel removes an element whose flows have ended (`nft_connlimit_gc`
@@ -40,14 +46,23 @@ pub(in super::super) fn has_begun_more_than(limit: u32, set: &str) -> Vec<Expres
     for_source(ADD, set, "connlimit", count)
 }
 
-/// `<operation> @set { ip saddr <expression> }`. The expression's attributes are in the order in which the kernel lists
-/// them.
+/// `<operation> @set { ip saddr <expression> }`
 fn for_source<const N: usize>(
     operation: u32,
     set: &str,
     expression: &str,
     attributes: [(u16, Vec<u8>); N],
 ) -> Vec<Expression> {
+    [source_key(), vec![dynset(operation, set, expression, attributes)]].concat()
+}
+
+/// `<operation> @set { <key> <expression> }`. The expression's attributes are in the order in which the kernel lists them.
+pub(super) fn dynset<const N: usize>(
+    operation: u32,
+    set: &str,
+    expression: &str,
+    attributes: [(u16, Vec<u8>); N],
+) -> Expression {
     let attributes = attributes.map(|(kind, value)| DefaultNla::new(kind, value));
     let expression = [
         DefaultNla::new(EXPRESSION_NAME, text(expression)),
@@ -59,10 +74,10 @@ fn for_source<const N: usize>(
         attributes.push(DefaultNla::new(1, text(set)));
         attributes.push(DefaultNla::new(7, emitted(&expression.as_slice())));
     }
-    [source_key(), vec![dynset]].concat()
+    dynset
 }
 
 /// Returns the value of an attribute that is a text.
-fn text(text: &str) -> Vec<u8> {
+pub(super) fn text(text: &str) -> Vec<u8> {
     text.bytes().chain([0]).collect()
 }

@@ -368,7 +368,10 @@ fn a_duplicate_entry_is_found() {
 fn drift_is_found_and_mended() {
     const DRIFT: [(&str, &str); 14] = [
         ("*mangle\n-F\nCOMMIT", "missing: -A FORWARD"),
-        ("*mangle\n-D RIKLET-FORWARD -i rik+ -j DROP\nCOMMIT", "missing: -A RIKLET-FORWARD"),
+        (
+            "*mangle\n-D RIKLET-FORWARD -i rik+ -j RIKLET-REFUSED-EGRESS\nCOMMIT",
+            "missing: -A RIKLET-FORWARD",
+        ),
         ("*mangle\n-I RIKLET-FORWARD -j ACCEPT\nCOMMIT", "unexpected: -A RIKLET-FORWARD -j ACCEPT"),
         ("*mangle\n-I FORWARD -i lo -j ACCEPT\nCOMMIT", "not first: -A FORWARD"),
         ("*mangle\n-A FORWARD MARK -j RIKLET-FORWARD\nCOMMIT", "2 times: -A FORWARD"),

@@ -14,10 +14,13 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::{
     Refusal,
-    linux::netlink::{HEADER, NetlinkRequest, Socket, attributes, decode},
+    linux::{
+        netlink::{HEADER, NetlinkRequest, Socket, attributes, decode},
+        refusals,
+    },
 };
 use riklet_core::firewall::{
-    Entry,
+    Entry, RefusingRule,
     nftables::{
         Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element,
         foreign_set::{self, ForeignElement},
@@ -170,6 +173,13 @@ impl Connection {
         let request = element::get(table, set, &[]);
         let found = self.socket.query_as(&request, NLM_F_DUMP, element::read)?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Returns the number of refused packets by interface and rule.
+    pub(super) fn refused_packets(
+        &mut self,
+    ) -> Result<BTreeMap<(u32, RefusingRule), u64>, Refusal> {
+        refusals::counts(&mut self.socket)
     }
 
     /// Returns all elements of a foreign set or map.

@@ -19,12 +19,15 @@ use super::{FirewallBackend, foreign_chains as foreign, watch::Watch};
 use crate::{Refusal, linux::opened};
 use riklet_core::{
     firewall::{
-        BaseRuleset, Change, Entry, FirewallState, ForeignChainState, Ruleset,
+        BaseRuleset, Change, Entry, FirewallState, ForeignChainState, RefusingRule, Ruleset,
         iptables::Table,
-        names,
-        nftables::{FoundTable, base_ruleset, operations},
+        names::{
+            self,
+            nftables::{FLOWS, RATES, REFUSED, TOLD},
+        },
+        nftables::{FoundTable, base_ruleset, operations, refused},
     },
-    model::InterfaceName,
+    model::{InterfaceName, Slot},
 };
 
 /// The backend for the table `inet riklet`. The connection is opened when it is first needed, and stays open.
@@ -35,6 +38,21 @@ impl Nftables {
     /// Returns the connection, in the network namespace of the thread that first asked for it.
     pub(super) fn connection(&mut self) -> Result<&mut Connection, Refusal> {
         opened(&mut self.0, Connection::open)
+    }
+
+    /// Returns the number of refused packets by interface and rule.
+    pub(in crate::linux) fn refused_packets(
+        &mut self,
+    ) -> Result<BTreeMap<(u32, RefusingRule), u64>, Refusal> {
+        self.connection()?.refused_packets()
+    }
+
+    /// Forgets the refused packets of these slots. Before Linux 6.3, and where there are none of our rules, nothing is done.
+    pub(in crate::linux) fn forget_refused(&mut self, slots: &BTreeSet<Slot>) {
+        let forgotten = self.connection().and_then(|it| it.commit(refused::forget(slots)));
+        if let Err(refusal) = forgotten {
+            tracing::debug!(%refusal, "the refused packets of a slot are counted on");
+        }
     }
 
     /// Returns the port by which notifications of the kernel name the connection, or `None` if it was not needed yet.
@@ -113,6 +131,13 @@ impl FirewallBackend for Nftables {
         found.extend(foreign::of_legacy_iptables(&Table::FORWARDING, uplinks)?);
         Ok(found)
     }
+}
+
+/// Reports whether this is a table of ours, or something in it that matters. The kernel fills some of the sets.
+pub(super) fn concerns(object: &Object<'_>) -> bool {
+    let filled = [FLOWS, RATES, REFUSED, TOLD];
+    let is_filled = object.chain.is_some_and(|set| filled.contains(&set));
+    is_ours(object) && !(is_filled && object.change == ObjectChange::Element)
 }
 
 /// Reports whether this is a table of ours, or something in it.
