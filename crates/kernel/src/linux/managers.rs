@@ -112,7 +112,8 @@ fn remove_made_directory(file: ManagerFile) {
 /// and a signal ends it.
 fn tell(launcher: &Launcher, manager: Manager) {
     let (running, program, arguments) = match manager {
-        Manager::Networkd => ("/run/systemd/netif", "networkctl", &["reload"][..]),
+        // Its directory is there on every host with systemd (tmpfiles.d of systemd-network).
+        Manager::Networkd => ("/run/systemd/netif/state", "networkctl", &["reload"][..]),
         Manager::NetworkManager => {
             (manager.directory(), "nmcli", &["general", "reload", "conf"][..])
         }
@@ -123,8 +124,9 @@ fn tell(launcher: &Launcher, manager: Manager) {
     }
     let words = match launcher.run(OsStr::new(program), arguments, b"") {
         Ok(output) if output.status.success() => return,
-        // Its directory stays when it ends. It reads our file when it starts.
+        // What is below /run stays when it ends. It reads our file when it starts.
         Ok(_) if manager == Manager::NetworkManager && !network_manager_runs(launcher) => return,
+        Ok(_) if manager == Manager::Networkd && networkd_is_stopped(launcher) => return,
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => return,
         Err(error) => error.to_string(),
@@ -140,4 +142,16 @@ fn network_manager_runs(launcher: &Launcher) -> bool {
 
 fn refused(file: ManagerFile, error: io::Error) -> KernelError {
     KernelError::ManagerFile { file, source: error.into() }
+}
+
+/// Reports whether systemd, if it is the host's first process, says that systemd-networkd is not active.
+fn networkd_is_stopped(launcher: &Launcher) -> bool {
+    // sd_booted(3).
+    if !Path::new("/run/systemd/system").exists() {
+        return false;
+    }
+    let asked = ["is-active", "systemd-networkd.service"];
+    launcher
+        .run(OsStr::new("systemctl"), &asked, b"")
+        .is_ok_and(|output| output.stdout.trim_ascii() != b"active")
 }
