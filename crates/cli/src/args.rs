@@ -151,6 +151,12 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
+    /// Write man pages into a directory: one of the program, and one of each command.
+    #[command(hide = true)]
+    Man {
+        /// Directory that exists.
+        directory: PathBuf,
+    },
     /// Run the built-in guest on a TAP: the child process of `run`.
     #[command(hide = true)]
     Guest {

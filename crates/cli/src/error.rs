@@ -41,6 +41,8 @@ pub(crate) enum CliError {
     Privilege,
     #[error("cannot open /dev/net/tun, which TAPs are made with")]
     Tun { source: io::Error },
+    #[error("cannot write man pages into {}", directory.display())]
+    Man { directory: PathBuf, source: io::Error },
     #[error("cannot write the output")]
     Write { source: io::Error },
     #[error(transparent)]

@@ -32,7 +32,7 @@ mod usage;
 mod validate;
 mod wait;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -129,18 +129,35 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         },
         Command::Doctor => doctor::run(&mut local()?, output),
         Command::Completions { shell } => completions(shell, output),
+        Command::Man { directory } => man(&directory),
         Command::Guest { guest } => run::guest(&guest),
     }
 }
 
 fn completions(shell: Shell, output: Output) -> Result<ExitCode, CliError> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut shown(), "riklet-sdn", &mut text);
+    output.raw(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn man(directory: &Path) -> Result<ExitCode, CliError> {
+    let failed = |source| CliError::Man { directory: directory.to_owned(), source };
+    clap_mangen::generate_to(shown(), directory).map_err(failed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the command line as users see it.
+fn shown() -> clap::Command {
     let all = Args::command();
     let visible = all.get_subcommands().filter(|command| !command.is_hide_set());
     // Clap cannot detach a command from its parent.
-    let mut shown =
-        clap::Command::new("riklet-sdn").args(all.get_arguments()).subcommands(visible.cloned());
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut shown, "riklet-sdn", &mut text);
-    output.raw(&text)?;
-    Ok(ExitCode::SUCCESS)
+    let about = all.get_about().cloned().unwrap_or_default();
+    let after = all.get_after_help().cloned().unwrap_or_default();
+    clap::Command::new("riklet-sdn")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .after_help(after)
+        .args(all.get_arguments())
+        .subcommands(visible.cloned())
 }
