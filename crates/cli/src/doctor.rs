@@ -99,7 +99,11 @@ fn firewall(
     let uplinks = uplinks(config, kernel).unwrap_or_default();
     let nftables = match kernel.foreign_chains(Backend::Nftables, &uplinks) {
         Ok(_) => Finding::ok("nf_tables", "the kernel has it"),
-        Err(error) => unreadable("nf_tables", &error, "`modprobe nf_tables`, or use iptables"),
+        Err(error) => unreadable(
+            "nf_tables",
+            &error,
+            "`modprobe nf_tables`; without it no function can have a policy (`network.egress`)",
+        ),
     };
     let variant = kernel.iptables();
     let iptables = match &variant {

@@ -68,6 +68,12 @@ pub trait Firewall: Sealed {
     /// Fails if the kernel does not answer, as it may not for the legacy iptables before a rule of it is there.
     fn can_refuse(&mut self, backend: Backend) -> Result<bool, KernelError>;
 
+    /// Reports whether the kernel has what policies of functions need: nf_tables, whatever the backend is.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn can_judge(&mut self, backend: Backend) -> Result<bool, KernelError>;
+
     /// Reports whether the base ruleset and these entries are in place, as far as this can be told without
     /// listing rules of others. A backend that cannot tell answers `true`; its [`Change::Delta`] then fails.
     ///
@@ -101,8 +107,8 @@ pub trait Firewall: Sealed {
     ///
     /// # Errors
     /// Fails if the change is refused; then nothing has changed. With iptables, each table is a transaction
-    /// of its own: the tables before the refused one have changed (mangle comes before nat, and jumps come
-    /// last). A [`Change::Delta`] is refused on repetition.
+    /// of its own: the tables before the refused one have changed (the table of policies comes first, mangle before nat, and
+    /// jumps come last; with [`Change::Remove`], the order is reversed). A [`Change::Delta`] is refused on repetition.
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError>;
 }
 

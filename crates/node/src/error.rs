@@ -284,9 +284,7 @@ impl NodeError {
                 Some(format!("`groupadd --system {account}`, or write a number"))
             }
             Self::Fragment(FragmentError::Policy { .. }) => Some(
-                "set firewall to nftables (`--firewall nftables`), for a node with functions after \
-                 `riklet-sdn down --all --purge`"
-                    .to_owned(),
+                "`modprobe nf_tables`, or run a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET".to_owned(),
             ),
             Self::Setting { .. } | Self::Fragment(_) => Some(REBUILD.to_owned()),
         }

@@ -201,6 +201,7 @@ impl Host {
         let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());
         let confined = forwarding.confined.clone();
         let (owner, must_record_owner) = owner_by(settings, config, store)?;
+        let policies = kernel.can_judge(backend)?;
         let recorded_marks = settings.get(Setting::Marks);
         if recorded_marks.is_none() && listed.is_none() {
             listed = Some(kernel.host_interfaces()?);
@@ -231,7 +232,7 @@ impl Host {
                 marks,
                 owner: Some(owner.clone()),
             }),
-            node: NodeFacts { pool, mtu, owner, backend },
+            node: NodeFacts { pool, mtu, owner, backend, policies },
             rules: routing.rules,
             routes: routing.routes,
             marks: news,

@@ -16,8 +16,8 @@ use super::{NodeError, host::Host, session::Context};
 use crate::store::{Setting, Store};
 use riklet_core::{
     firewall::{
-        Backend, Change, ForeignChain, IptablesVariant, TranslatedPorts, Translation, Wanted,
-        iptables,
+        Backend, Change, Entry, EntryTable, ForeignChain, IptablesVariant, TranslatedPorts,
+        Translation, Wanted, iptables,
     },
     model::InterfaceName,
     plan::{Observed, Step},
@@ -158,7 +158,7 @@ impl KnownRules {
         kernel: &mut impl Kernel,
     ) -> Result<Option<String>, NodeError> {
         let steps = done.iter().filter(|step| changes_rules(step));
-        let changes: Option<Vec<_>> = steps.clone().map(|step| self.own_changes(step)).collect();
+        let changes: Option<Vec<_>> = steps.clone().map(Self::own_changes).collect();
         let known: Option<OwnChanges> =
             changes.map(|all| all.into_iter().fold(OwnChanges::default(), OwnChanges::and));
         let looked_at = self.looked_at;
@@ -186,11 +186,18 @@ impl KnownRules {
     }
 
     /// Returns the changes that a step makes; `None` if they are not known.
-    fn own_changes(&self, step: &Step) -> Option<OwnChanges> {
+    fn own_changes(step: &Step) -> Option<OwnChanges> {
         let transactions = |transactions| Some(OwnChanges { transactions, legacy: false });
         match step {
-            Step::Firewall(_, Change::Delta { remove, .. }) if remove.len() < iptables::MANY => {
-                transactions(u64::from(!self.is_legacy()))
+            Step::Firewall(Backend::Iptables(variant), Change::Delta { remove, add, .. })
+                if !iptables::rewrites(remove) =>
+            {
+                let tables: BTreeSet<_> = remove.iter().chain(add).map(Entry::table).collect();
+                let legacy = *variant == IptablesVariant::Legacy;
+                let counts = |table: &&EntryTable| !legacy || **table == EntryTable::Policies;
+                let transactions = tables.iter().filter(counts).count().try_into().ok()?;
+                let legacy = legacy && tables.contains(&EntryTable::Mangle);
+                Some(OwnChanges { transactions, legacy })
             }
             Step::Firewall(backend, Change::Reset(ruleset))
                 if ruleset.base_ruleset.confined.is_empty() =>
@@ -198,14 +205,16 @@ impl KnownRules {
                 match backend {
                     Backend::Nftables => transactions(1),
                     Backend::Iptables(IptablesVariant::Nft) => {
-                        transactions(iptables::Table::OURS.len().try_into().ok()?)
+                        // The table of policies is one more.
+                        transactions(u64::try_from(iptables::Table::OURS.len()).ok()? + 1)
                     }
                     Backend::Iptables(IptablesVariant::Legacy) => {
-                        Some(OwnChanges { transactions: 0, legacy: true })
+                        Some(OwnChanges { transactions: 1, legacy: true })
                     }
                 }
             }
-            Step::OpenPassage(ForeignChain::Nftables { .. }, _) => transactions(1),
+            Step::Firewall(Backend::Nftables, Change::Delta { .. })
+            | Step::OpenPassage(ForeignChain::Nftables { .. }, _) => transactions(1),
             _ => None,
         }
     }

@@ -247,7 +247,7 @@ impl<K: Kernel> Context<'_, K> {
         let records = store.all()?;
         match decision(&store.settings()?)? {
             Some((backend, pool)) => {
-                let node = NodeFacts { pool, mtu: Mtu::MAX, owner, backend };
+                let node = NodeFacts { pool, mtu: Mtu::MAX, owner, backend, policies: true };
                 for record in &records.readable {
                     workload::fragment(&record.workload, record.slot, &node)?;
                 }

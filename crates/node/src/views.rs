@@ -133,7 +133,10 @@ impl<'a> ScopedView<'a> {
             Entry::Exposure { protocol, host_address, host_ports, .. } => {
                 Some((protocol, host_address, host_ports))
             }
-            Entry::Hairpin { .. } | Entry::Policy { .. } | Entry::Reach { .. } => None,
+            Entry::Hairpin { .. }
+            | Entry::Judged { .. }
+            | Entry::Policy { .. }
+            | Entry::Reach { .. } => None,
         };
         opened.filter_map(port).collect()
     }

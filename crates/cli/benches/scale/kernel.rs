@@ -31,6 +31,7 @@ impl Bare {
             mtu: 1500,
             owner,
             backend: Backend::Nftables,
+            policies: true,
         };
         Self { kernel: Linux::new(), node }
     }

@@ -114,9 +114,7 @@ fn destinations(random: &mut Random) -> Vec<String> {
     (0..count).map(|_| pick(&places) + &pick(&ports) + &pick(&protocols)).collect()
 }
 
-#[test]
-fn it_says_what_becomes_of_random_packets_by_random_policies() {
-    let world = &World::new(Firewall::Nftables);
+on_every_firewall!(it_says_what_becomes_of_random_packets_by_random_policies, |world| {
     let _servers = serve(world);
     let [caller, open] =
         world.start([(function("f", &[]), &[]), (open(), &[(Tcp, TARGET), (Udp, TARGET)])]);
@@ -139,7 +137,7 @@ fn it_says_what_becomes_of_random_packets_by_random_policies() {
         let tries: Vec<_> = picked.map(|to| ("f", &caller.guest.namespace, to)).collect();
         assert_said(world, &tries);
     }
-}
+});
 
 on_every_firewall!(it_names_the_culprit, |world| {
     let [open] = world.start([(open(), &[(Tcp, TARGET)])]);

@@ -45,6 +45,11 @@ fn every(by: &[Transport], address: Ipv4Addr) -> Vec<(Transport, (Ipv4Addr, u16)
     by.iter().flat_map(|by| PORTS.map(|port| (*by, (address, port)))).collect()
 }
 
+/// Returns the table of nf_tables that has the policies.
+fn table(world: &World) -> &'static str {
+    if world.firewall == Firewall::Nftables { "riklet" } else { "riklet-policies" }
+}
+
 fn serve(world: &World) -> Vec<crate::world::traffic::Server> {
     for address in [DATABASE, OTHER] {
         world.internet.tool(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"]);
@@ -75,14 +80,6 @@ on_every_firewall!(a_policy_names_what_a_function_reaches, |world| {
         "allow": ["10.9.5.0/24:7000/tcp", "10.9.6.1:7000-7001", "host:7001/udp"],
         "deny": ["10.9.6.1:7001/udp"],
     });
-    if world.firewall != Firewall::Nftables {
-        let refused = world.riklet(&["up", "-"], &with_egress("f", &egress).to_string()).failure(2);
-        let said = "f: network.egress needs the firewall nftables, and this node has ";
-        assert!(refused.contains(said), "{refused}");
-        assert!(refused.contains("hint: set firewall to nftables"), "{refused}");
-        assert!(world.assert_in_step().is_empty(), "nothing is recorded");
-        return;
-    }
     let _servers = serve(world);
     let [function, open] = pair(world, &egress);
     let allowed = [
@@ -125,9 +122,7 @@ on_every_firewall!(a_policy_names_what_a_function_reaches, |world| {
     world.riklet(&["check"], "").success();
 });
 
-#[test]
-fn a_changed_policy_ends_only_what_it_no_longer_allows() {
-    let world = &World::new(Firewall::Nftables);
+on_every_firewall!(a_changed_policy_ends_only_what_it_no_longer_allows, |world| {
     let without_policy = function("f", &[]).to_string();
     for address in [DATABASE, OTHER] {
         world.internet.tool(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"]);
@@ -160,35 +155,34 @@ fn a_changed_policy_ends_only_what_it_no_longer_allows() {
     world.riklet(&["up", "-"], &without_policy).success();
     kept.assert_reset();
     of_other.assert_alive();
-}
+});
 
-#[test]
-fn a_policy_survives_a_flush_by_repair() {
-    let world = &World::new(Firewall::Nftables);
+on_every_firewall!(a_policy_survives_a_flush_by_repair, |world| {
     let _servers = serve(world);
     let [function, _open] = pair(world, &json!({ "default": "none", "allow": ["10.9.5.1:7000"] }));
     let shown = || world.riklet(&["inspect", "f"], "").success();
     let policy = "egress    none, allow 10.9.5.1:7000";
     assert!(shown().contains(&format!("{policy} (in the firewall)\n")), "{}", shown());
-    let wider = "element inet riklet allowed { 10.231.0.2 . 0.0.0.0/0 . 0-255 . 0-65535 }";
-    world.node.tool(&["nft", "flush", "set", "inet", "riklet", "reach-none"]);
+    let wider = format!(
+        "element inet {} allowed {{ 10.231.0.2 . 0.0.0.0/0 . 0-255 . 0-65535 }}",
+        table(world)
+    );
+    world.node.tool(&["nft", "flush", "set", "inet", table(world), "reach-none"]);
     assert_ne!(world.riklet(&["check"], "").code, Some(0), "the policy is missing");
     assert!(shown().contains(&format!("{policy} (MISSING in the firewall)\n")), "{}", shown());
     world.riklet(&["repair"], "").success();
     assert_way(&function, &[(Tcp, (DATABASE, 7000))]);
     assert_none(&function, &[(Tcp, (INTERNET, 7000))]);
-    world.node.tool(&["nft", "flush", "set", "inet", "riklet", "allowed"]);
+    world.node.tool(&["nft", "flush", "set", "inet", table(world), "allowed"]);
     world.node.tool(&[&["nft", "add"], &wider.split(' ').collect::<Vec<_>>()[..]].concat());
     assert_way(&function, &[(Tcp, (OTHER, 7000))]);
     world.riklet(&["repair"], "").success();
     assert_way(&function, &[(Tcp, (DATABASE, 7000))]);
     assert_none(&function, &[(Tcp, (OTHER, 7000))]);
     world.riklet(&["check"], "").success();
-}
+});
 
-#[test]
-fn a_function_whose_policy_is_lost_reaches_nothing() {
-    let world = &World::new(Firewall::Nftables);
+on_every_firewall!(a_function_whose_policy_is_lost_reaches_nothing, |world| {
     let _servers = serve(world);
     let egress = json!({ "default": "internet", "allow": ["10.9.5.1:7000"] });
     let [function, open] = pair(world, &egress);
@@ -207,12 +201,10 @@ fn a_function_whose_policy_is_lost_reaches_nothing() {
     change(world, &egress);
     assert_way(&function, &allowed);
     world.riklet(&["check"], "").success();
-}
+});
 
-/// A packet that ends before the place of a port has none to look for.
-#[test]
-fn what_is_denied_is_denied_to_packets_without_ports() {
-    let world = &World::new(Firewall::Nftables);
+// A packet that ends before the place of a port has none to look for.
+on_every_firewall!(what_is_denied_is_denied_to_packets_without_ports, |world| {
     for address in [DATABASE, OTHER] {
         world.internet.tool(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"]);
     }
@@ -236,7 +228,7 @@ fn what_is_denied_is_denied_to_packets_without_ports() {
     assert_eq!(first, OTHER, "it is the first that arrives");
     assert_eq!(destination(&node), None, "the host hears nothing");
     assert!(!ping(&function.guest.namespace, NODE_LAN, SILENCE), "nor an echo request");
-}
+});
 
 /// Opens a socket for packets of a protocol that nobody uses (RFC 3692).
 fn raw_socket(namespace: &Namespace) -> OwnedFd {
@@ -252,3 +244,96 @@ fn destination(socket: &OwnedFd) -> Option<Ipv4Addr> {
     rustix::net::recv(socket, &mut packet, RecvFlags::empty()).ok()?;
     packet[16..20].first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets))
 }
+
+/// The variants of iptables, beside whose rules the policies stand in a table of nf_tables.
+const BESIDE: [Firewall; 2] = [Firewall::IptablesNft, Firewall::IptablesLegacy];
+/// A policy that names less than the node's guests reach, and something beyond that.
+const NARROW: [&str; 2] = ["10.9.5.1:7000", "host:7001/udp"];
+
+/// Runs the variant of iptables that the node uses.
+fn iptables(world: &World, words: &str) {
+    let words: Vec<_> = words.split(' ').collect();
+    world.program("iptables", &words, "").success();
+}
+
+#[test]
+fn losing_one_part_of_the_firewall_opens_nothing() {
+    for firewall in BESIDE {
+        let world = &World::new(firewall);
+        let _servers = serve(world);
+        let [function, open] = pair(world, &json!({ "default": "none", "allow": NARROW }));
+        let allowed = [(Tcp, (DATABASE, 7000)), (Udp, (NODE_LAN, 7001))];
+        let refused = every(&[Tcp, Udp], INTERNET);
+        let public = every(&[Tcp, Udp], INTERNET);
+        assert_way(&function, &allowed);
+        world.node.tool(&["nft", "delete", "table", "inet", table(world)]);
+        assert_none(&function, &refused);
+        assert_none(&function, &allowed);
+        assert!(!ping(&function.guest.namespace, NODE_LAN, SILENCE), "{firewall:?}");
+        assert_way(&function, &[(Tcp, (NODE_LAN, PUBLISHED))]);
+        assert_way(&open, &public);
+        assert_none(&open, &every(&[Tcp, Udp], DATABASE));
+        let checked = world.riklet(&["check"], "");
+        assert_ne!(checked.code, Some(0), "{firewall:?}: {checked}");
+        world.riklet(&["repair"], "").success();
+        assert_way(&function, &allowed);
+        assert_none(&function, &refused);
+
+        for chain in ["FORWARD", "POSTROUTING", "INPUT", "RIKLET-POLICY"] {
+            iptables(world, &format!("-t mangle -F {chain}"));
+        }
+        assert_none(&function, &refused);
+        assert_none(&function, &[(Tcp, (NODE_LAN, 7001))]);
+        world.riklet(&["repair"], "").success();
+        assert_way(&function, &allowed);
+        assert_way(&open, &public);
+        world.riklet(&["check"], "").success();
+
+        world.riklet(&["down", "--all", "--purge"], "").success();
+        let tables = world.node.tool(&["nft", "list", "tables"]);
+        assert!(!tables.contains("riklet"), "{tables}");
+    }
+}
+
+#[test]
+fn a_policy_lifts_no_ban_of_others_and_passes_their_drops() {
+    for firewall in BESIDE {
+        let world = &World::new(firewall);
+        let _servers = serve(world);
+        for words in [
+            "-P FORWARD DROP",
+            "-N DOCKER-USER",
+            "-A FORWARD -j DOCKER-USER",
+            "-A DOCKER-USER -d 10.9.6.1 -j DROP",
+            "-A DOCKER-USER -j RETURN",
+        ] {
+            iptables(world, words);
+        }
+        let [function, open] =
+            pair(world, &json!({ "default": "internet", "allow": ["10.9.0.0/16", "host"] }));
+        assert_way(&function, &every(&[Tcp, Udp], DATABASE));
+        assert_way(&function, &every(&[Tcp, Udp], INTERNET));
+        assert_none(&function, &every(&[Tcp, Udp], OTHER));
+        assert_none(&open, &every(&[Tcp, Udp], DATABASE));
+        assert_way(&open, &every(&[Tcp, Udp], INTERNET));
+        iptables(world, "-I INPUT -s 10.231.0.0/16 -p tcp --dport 7000 -j DROP");
+        assert_none(&function, &[(Tcp, (NODE_LAN, 7000))]);
+        assert_way(&function, &[(Tcp, (NODE_LAN, 7001))]);
+        world.riklet(&["check"], "").success();
+    }
+}
+
+on_every_firewall!(the_daemon_heals_a_lost_policy, |world| {
+    let _servers = serve(world);
+    let daemon = world.daemon(&[]);
+    let [function, _open] = pair(world, &json!({ "default": "none", "allow": NARROW }));
+    let allowed = [(Tcp, (DATABASE, 7000)), (Udp, (NODE_LAN, 7001))];
+    assert_way(&function, &allowed);
+    daemon.wait_until_idle();
+    world.node.tool(&["nft", "delete", "table", "inet", table(world)]);
+    wait_for("the repair", PATIENCE, || daemon.events().contains("event: repaired").then_some(()));
+    daemon.wait_until_idle();
+    assert_way(&function, &allowed);
+    assert_none(&function, &every(&[Tcp, Udp], INTERNET));
+    world.riklet(&["check"], "").success();
+});

@@ -95,9 +95,7 @@ on_every_firewall!(what_is_refused_is_told_with_function_destination_and_rule, |
     world.riklet(&["check"], "").success();
 });
 
-#[test]
-fn what_a_policy_refuses_is_told() {
-    let world = &World::new(Firewall::Nftables);
+on_every_firewall!(what_a_policy_refuses_is_told, |world| {
     let _daemon = world.daemon(&[]);
     let mut definition = function("f", &[]);
     definition["spec"]["function"]["network"] = json!({ "egress": { "default": "none", "allow": ["10.9.0.0/16"], "deny": ["10.9.5.1:7000", "host"] } });
@@ -109,7 +107,7 @@ fn what_a_policy_refuses_is_told() {
     assert_told(world, "f", "default", "tcp", (INTERNET, Some(SERVICE)));
     try_tcp(&f, (NODE_LAN, SERVICE));
     assert_told(world, "f", "policy", "tcp", (NODE_LAN, Some(SERVICE)));
-}
+});
 
 on_every_firewall!(of_many_refused_packets_few_are_told_and_all_are_counted, |world| {
     const PACKETS: u64 = 10_000;
@@ -135,9 +133,10 @@ on_every_firewall!(of_many_refused_packets_few_are_told_and_all_are_counted, |wo
     assert_told(world, "second", "egress", "udp", (PRIVATE, Some(7001)));
     let took = begin.elapsed() + Duration::from_secs(1);
     let told = events(world).iter().filter(|event| event["name"] == "first").count();
-    // A burst of 10, and one a second.
+    // A burst of 10, and one a second. The table of policies counts beside iptables, which refuses flows that begin too fast.
+    let tables = if world.firewall == Firewall::Nftables { 1 } else { 2 };
     assert!(
-        told > 0 && u64::try_from(told).expect("few") <= 11 + took.as_secs(),
+        told > 0 && u64::try_from(told).expect("few") <= tables * (11 + took.as_secs()),
         "{told}, {took:?}"
     );
     if world.firewall == Firewall::Nftables {

@@ -21,8 +21,8 @@ pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
 pub use passage::PortBan;
 pub use refusal::{RefusedPacket, RefusingRule};
 pub use ruleset::{
-    Backend, BaseRuleset, BaseState, Change, Entry, EntryError, FirewallState, IptablesVariant,
-    Ruleset,
+    Backend, BaseRuleset, BaseState, Change, Entry, EntryError, EntryTable, FirewallState,
+    IptablesVariant, Ruleset,
 };
 pub(crate) use ruleset::{MAIL, NAME_SERVERS, SPECIAL_RANGES};
 pub use translated_ports::TranslatedPorts;

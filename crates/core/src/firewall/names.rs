@@ -24,6 +24,9 @@ pub mod nftables {
     /// The table, of the family `inet`, of the process that confines packets that pass only because of our forwarding.
     pub const CONFINEMENT_TABLE: &str = "riklet-confinement";
 
+    /// The table, of the family `inet`, of what guests reach, where the rest of the firewall is iptables.
+    pub const POLICIES_TABLE: &str = "riklet-policies";
+
     /// The chain that drops packets of guests that are not theirs to send, and of others that are only theirs, before they
     /// are tracked.
     pub const ANTISPOOF: &str = "antispoof";
@@ -120,6 +123,8 @@ pub mod nftables {
     pub mod priority {
         /// Before connection tracking (`NF_IP_PRI_RAW`).
         pub const RAW: i32 = -300;
+        /// Before the table mangle of iptables, at the hooks where that filters.
+        pub const BEFORE_MANGLE: i32 = -160;
         /// Alteration of packets, before they are routed (`NF_IP_PRI_MANGLE`).
         pub const MANGLE: i32 = -150;
         /// Translation of destinations, one step before `NF_IP_PRI_NAT_DST` (-100), which others use. Of two chains with the
@@ -157,6 +162,8 @@ pub mod iptables {
     /// Our chain in the table mangle that repeats the rules of [`RAW_CHAIN`] for guests, for the same reason. It also drops
     /// packets of guests that belong to no connection, and marks translated ones for routing.
     pub const PREROUTING_CHAIN: &str = "RIKLET-PREROUTING";
+    /// Our chain in the table mangle that drops what guests with a policy send, if nobody has asked their policies.
+    pub const POLICY_CHAIN: &str = "RIKLET-POLICY";
     /// Our chain in the table raw.
     pub const RAW_CHAIN: &str = "RIKLET-RAW";
     /// Our chain in the table nat that masquerades.

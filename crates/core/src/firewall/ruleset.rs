@@ -81,7 +81,7 @@ pub enum EntryError {
     /// It has an IPv6 address.
     #[error(transparent)]
     Ipv6(#[from] Ipv6Unsupported),
-    /// It belongs to a policy, and iptables has no maps.
+    /// It stands in a table of nf_tables, whatever the backend is.
     #[error("iptables has no policies of functions")]
     Policy,
 }
@@ -173,6 +173,12 @@ pub enum Entry {
         /// The guest's address.
         guest: IpAddr,
     },
+    /// Drops what a guest with a policy begins unless the policy was asked. Only iptables has it: there the policies stand in
+    /// a table beside it, whose loss must open nothing.
+    Judged {
+        /// The guest's address.
+        guest: IpAddr,
+    },
     /// Gives a guest a reach of its own, beyond what its [`Entry::Reach`] say.
     Policy {
         /// The guest's address.
@@ -212,7 +218,18 @@ impl Entry {
             Self::Exposure { guest, .. }
             | Self::Hairpin { guest }
             | Self::Policy { guest, .. }
+            | Self::Judged { guest }
             | Self::Reach { guest, .. } => *guest,
+        }
+    }
+
+    /// Returns the table that it stands in, if the backend is iptables.
+    #[must_use]
+    pub const fn table(&self) -> EntryTable {
+        match self {
+            Self::Policy { .. } | Self::Reach { .. } => EntryTable::Policies,
+            Self::Judged { .. } => EntryTable::Mangle,
+            Self::Exposure { .. } | Self::Hairpin { .. } => EntryTable::Nat,
         }
     }
 
@@ -245,6 +262,7 @@ impl fmt::Display for Entry {
                 write!(f, "{host_ports} -> {}:{guest_ports}", Bracketed(*guest))
             }
             Self::Hairpin { guest } => write!(f, "hairpin {guest}"),
+            Self::Judged { guest } => write!(f, "policy of {guest}"),
             Self::Policy { guest, reach } => write!(f, "egress {reach} of {guest}"),
             Self::Reach { guest, host, block, allowed } => {
                 let verb = if *allowed { "allow" } else { "deny" };
@@ -252,6 +270,17 @@ impl fmt::Display for Entry {
             }
         }
     }
+}
+
+/// A table that has entries where the backend is iptables: each is changed in a transaction of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EntryTable {
+    /// The table of nf_tables with what policies say.
+    Policies,
+    /// The table mangle of iptables.
+    Mangle,
+    /// The table nat of iptables.
+    Nat,
 }
 
 /// A change in one transaction: all of it is done, or nothing.
@@ -298,6 +327,29 @@ impl FirewallState {
             strays: vec![],
             marks: BTreeSet::new(),
         }
+    }
+
+    /// Returns the state of the firewall of which this is the part in iptables, and the other the table of policies beside it.
+    #[must_use]
+    pub fn beside(mut self, policies: Self) -> Self {
+        self.base_ruleset = match (self.base_ruleset, policies.base_ruleset) {
+            (BaseState::Absent, BaseState::Absent) => BaseState::Absent,
+            (BaseState::Intact, BaseState::Intact) => BaseState::Intact,
+            (chains, table) => {
+                let lines = |state, missing: &str| match state {
+                    BaseState::Absent => vec![missing.to_owned()],
+                    BaseState::Intact => vec![],
+                    BaseState::Altered(lines) => lines,
+                };
+                let chains = lines(chains, "our chains of iptables are missing");
+                let table = lines(table, "the table of policies is missing");
+                BaseState::Altered([chains, table].concat())
+            }
+        };
+        self.entries.extend(policies.entries);
+        self.strays.extend(policies.strays);
+        self.marks.extend(policies.marks);
+        self
     }
 
     /// Returns the reasons to replace the ruleset as a whole, one a line; none if at most single entries differ.

@@ -8,7 +8,8 @@ use std::{fmt, str::FromStr};
 /// | bits | use |
 /// | --- | --- |
 /// | 3 | the uplink that a connection to a guest came in by |
-/// | 3 | reserved for the epoch of policies |
+/// | 1 | a packet of a guest that `inet riklet-policies` allows, beside iptables |
+/// | 2 | reserved for the epoch of policies |
 /// | 1 | a guest sent the packet to an address of the host, or an exposure translates it on its way to another guest |
 ///
 /// The bits need not be beside each other. The default is `0x7f`: kube-proxy has 0xc000, Calico 0xffff0000, Tailscale
@@ -29,6 +30,8 @@ impl MarkMask {
     const BITS: u32 = 7;
     /// The number of bits for the uplink.
     const UPLINK_BITS: u32 = 3;
+    /// The place of the bit of packets that policies allow.
+    const ALLOWED: u32 = Self::UPLINK_BITS;
     /// The place of the bit of packets to the host.
     const ASKED: u32 = 6;
     /// The fields, each with the place of its last bit.
@@ -54,7 +57,17 @@ impl MarkMask {
     /// those from guest to guest that an exposure translates, by which they are routed.
     #[must_use]
     pub fn asked(self) -> u32 {
-        (0..).zip(self.places()).find(|(place, _)| *place == Self::ASKED).map_or(0, |(_, bit)| bit)
+        self.at(Self::ASKED)
+    }
+
+    /// Returns the bit of packets of guests that the table of policies allows, where the rest of the firewall is iptables.
+    #[must_use]
+    pub fn allowed(self) -> u32 {
+        self.at(Self::ALLOWED)
+    }
+
+    fn at(self, place: u32) -> u32 {
+        (0..).zip(self.places()).find(|(number, _)| *number == place).map_or(0, |(_, bit)| bit)
     }
 
     fn places(self) -> impl Iterator<Item = u32> {
@@ -134,6 +147,7 @@ mod tests {
         );
         assert_eq!(spread.to_string(), "0x80f04100");
         assert_eq!((default.asked(), spread.asked()), (0x40, 0x8000_0000));
+        assert_eq!((default.allowed(), spread.allowed()), (8, 0x20_0000));
     }
 
     #[test]

@@ -28,7 +28,13 @@ fn owner() -> Owner {
 }
 
 fn node() -> NodeFacts {
-    NodeFacts { pool: pool(), mtu: 1500, owner: owner(), backend: Backend::Nftables }
+    NodeFacts {
+        pool: pool(),
+        mtu: 1500,
+        owner: owner(),
+        backend: Backend::Nftables,
+        policies: true,
+    }
 }
 
 fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slot, Fragment) {

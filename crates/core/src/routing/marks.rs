@@ -67,6 +67,12 @@ impl UplinkMarks {
         self.mask.asked()
     }
 
+    /// Returns the bit of the mark of packets of guests that the table of policies allows.
+    #[must_use]
+    pub fn allowed(&self) -> u32 {
+        self.mask.allowed()
+    }
+
     /// Returns each uplink that has a mark, with it.
     pub fn marks(&self) -> impl Iterator<Item = (&InterfaceName, u32)> {
         self.numbered().map(|(name, number)| (name, self.mask.uplink(number)))

@@ -8,7 +8,6 @@ use crate::{
         Object, Reason, TreeValue, Validator, egress_value, execution_value, exposure_value,
         limits_value,
     },
-    firewall::Backend,
     link::Tap,
     model::{Egress, EgressPolicy, Execution, Exposure, InstanceName, Limits, Slot},
 };
@@ -82,14 +81,11 @@ impl Implementation for Function {
     /// neighbour, an entry for each exposed port, one that lets it reach itself through them, and those of its policy.
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
         let tap = parts::tap(&self.name, &self.execution, slot)?;
-        if let Some(_policy) = &self.egress
-            && node.backend != Backend::Nftables
-        {
-            let (name, backend) = (self.name.clone(), node.backend);
-            return Err(FragmentError::Policy { name, backend });
+        if self.egress.is_some() && !node.policies {
+            return Err(FragmentError::Policy { name: self.name.clone() });
         }
         let fragment = parts::fragment(self, Kind::Function, tap, slot, node)?;
-        Ok(parts::with_policy(fragment, self.egress.as_ref()))
+        Ok(parts::with_policy(fragment, self.egress.as_ref(), node.backend))
     }
 
     fn name(&self) -> &InstanceName {
@@ -131,11 +127,18 @@ fn refuse_containers(validator: &mut Validator, spec: &Object<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firewall::Backend;
     use crate::model::{Account, Owner, OwnerId, Protocol, Queues};
 
     fn node(pool: &str, mtu: u32) -> NodeFacts {
         let owner = Owner::new(OwnerId::new(1), "/run/riklet-sdn");
-        NodeFacts { pool: pool.parse().unwrap(), mtu, owner, backend: Backend::Nftables }
+        NodeFacts {
+            pool: pool.parse().unwrap(),
+            mtu,
+            owner,
+            backend: Backend::Nftables,
+            policies: true,
+        }
     }
 
     #[test]

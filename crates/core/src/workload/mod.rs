@@ -36,6 +36,8 @@ pub struct NodeFacts {
     pub owner: Owner,
     /// The backend of the firewall.
     pub backend: Backend,
+    /// True if functions may have policies: they need nf_tables, whatever the backend is.
+    pub policies: bool,
 }
 
 /// Everything that one instance needs from the node.
@@ -72,13 +74,11 @@ pub enum FragmentError {
         /// The pool.
         pool: Pool,
     },
-    /// The backend of the node's firewall has no policies.
-    #[error("{name}: network.egress needs the firewall nftables, and this node has {backend}")]
+    /// Policies stand in nf_tables, and the kernel has none.
+    #[error("{name}: network.egress needs nf_tables, which the kernel of this node lacks")]
     Policy {
         /// The instance.
         name: InstanceName,
-        /// The backend.
-        backend: Backend,
     },
     /// A TAP is given to numbers, and only the host knows which number a name has.
     #[error("{name} is for {account}, whose number was not looked up")]

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias};
 use crate::{
     address::{Addresses, Family, GATEWAY_MAC, Pool, Slot},
-    firewall::Entry,
+    firewall::{Backend, Entry},
     link::{LinkSpec, Tap},
     model::{Account, EgressPolicy, Execution, Exposure, InstanceName, Queues},
     reach,
@@ -86,9 +86,16 @@ pub(super) fn execution(tap: Tap) -> Execution {
 }
 
 /// Adds the entries of a policy, if there is one.
-pub(super) fn with_policy(mut fragment: Fragment, policy: Option<&EgressPolicy>) -> Fragment {
+pub(super) fn with_policy(
+    mut fragment: Fragment,
+    policy: Option<&EgressPolicy>,
+    backend: Backend,
+) -> Fragment {
     let Some(policy) = policy else { return fragment };
     for guest in fragment.addresses.guests().filter(IpAddr::is_ipv4) {
+        if backend != Backend::Nftables {
+            fragment.entries.push(Entry::Judged { guest });
+        }
         fragment.entries.extend(reach::entries(policy, guest));
     }
     fragment.entries.sort_unstable();

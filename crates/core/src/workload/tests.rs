@@ -23,6 +23,7 @@ fn node() -> NodeFacts {
         mtu: 1500,
         owner,
         backend: Backend::Nftables,
+        policies: true,
     }
 }
 

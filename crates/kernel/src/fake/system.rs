@@ -41,6 +41,10 @@ pub struct System {
     /// The twins of interfaces, whether these exist or not.
     pub twins: BTreeMap<Slot, Twin>,
     pub firewall: BTreeMap<Backend, Ruleset>,
+    /// The table of policies beside iptables: the base ruleset that it was made for, and its entries.
+    pub policies: Option<Ruleset>,
+    /// True if the kernel has nf_tables.
+    pub nf_tables: bool,
     pub foreign_chains: BTreeMap<ForeignChain, bool>,
     /// The foreign chains whose table another process owns.
     pub owned_chains: BTreeSet<ForeignChain>,
@@ -148,6 +152,8 @@ impl Default for System {
             links: BTreeMap::new(),
             twins: BTreeMap::new(),
             firewall: BTreeMap::new(),
+            policies: None,
+            nf_tables: true,
             foreign_chains: BTreeMap::new(),
             owned_chains: BTreeSet::new(),
             implicit_tables: BTreeSet::new(),
@@ -201,7 +207,7 @@ impl FakeKernel {
     pub(super) fn transactions(&self, system: &System) -> u64 {
         // The legacy iptables makes none.
         let firewall: Vec<_> = system.firewall.iter().filter(|(of, _)| **of != LEGACY).collect();
-        let rules = (firewall, &system.foreign_chains, &system.owned_chains);
+        let rules = (firewall, &system.policies, &system.foreign_chains, &system.owned_chains);
         let mut hasher = DefaultHasher::new();
         let others = (&system.implicit_tables, &system.translations);
         format!("{rules:?} {others:?}").hash(&mut hasher);

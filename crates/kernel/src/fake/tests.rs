@@ -87,7 +87,7 @@ const EFFECTS: [(&str, Call); 22] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 42] = [
+const OBSERVATIONS: [(&str, Call); 43] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("twins", |kernel| kernel.twins().map(drop)),
@@ -96,6 +96,7 @@ const OBSERVATIONS: [(&str, Call); 42] = [
         kernel.probe_firewall(Backend::Nftables, &base_ruleset, &BTreeSet::new()).map(drop)
     }),
     ("can_refuse", |kernel| kernel.can_refuse(IPTABLES).map(drop)),
+    ("can_judge", |kernel| kernel.can_judge(IPTABLES).map(drop)),
     ("ruleset_version", |kernel| kernel.ruleset_version(Backend::Nftables).map(drop)),
     ("firewall_state", |kernel| kernel.firewall_state(Backend::Nftables, &ruleset()).map(drop)),
     ("foreign_chains", |kernel| {
@@ -158,6 +159,7 @@ fn spec(number: u16) -> LinkSpec {
         mtu: 1500,
         owner,
         backend: Backend::Nftables,
+        policies: true,
     };
     reserved(Slot::new(number), &node).unwrap().link
 }

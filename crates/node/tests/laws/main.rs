@@ -25,14 +25,16 @@ use std::{
     net::IpAddr,
 };
 
-use node::{Operation, TestNode, function, operation, run_as};
+use node::{Operation, TestNode, function, iptables, operation, run_as, run_with};
 use proptest::prelude::*;
 use riklet_core::{
-    firewall::{Backend, ForeignChain, ForeignFamily, Translation},
+    firewall::{
+        Backend, Entry, ForeignChain, ForeignFamily, IptablesVariant, Ruleset, Translation,
+    },
     link::LinkState,
     model::{
-        Account, Execution, Exposure, Function, InstanceName, Limits, Protocol, Queues, Slot,
-        Workload,
+        Account, Egress, EgressPolicy, Execution, Exposure, Function, InstanceName, Limits,
+        Protocol, Queues, Slot, Workload,
     },
     plan::Step,
     shaping::ShapingState,
@@ -52,8 +54,9 @@ proptest! {
     #[test]
     fn after_a_successful_operation_there_is_no_drift(
         operations in prop::collection::vec(operation(), 1..12),
+        iptables in iptables(),
     ) {
-        let mut node = TestNode::new();
+        let mut node = TestNode::with_iptables(iptables);
         let mut model = BTreeMap::new();
         for operation in operations {
             let done = node.run(&operation);
@@ -88,9 +91,10 @@ proptest! {
         before in prop::collection::vec(operation(), 0..4),
         faulty in operation(),
         fault in prop_oneof![Just(Fault::Stop), Just(Fault::Refuse)],
+        iptables in iptables(),
     ) {
         let prepared = || {
-            let mut node = TestNode::new();
+            let mut node = TestNode::with_iptables(iptables);
             for operation in &before {
                 // A port that is taken is refused in the same way on every node.
                 let _refused = node.run(operation);
@@ -445,4 +449,52 @@ pub(crate) fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkStat
         tap: None,
         shaping: ShapingState::default(),
     }
+}
+
+fn with_policy(number: u16, egress: &str) -> Workload {
+    let allowed = egress.split(' ').map(|text| text.parse().unwrap()).collect();
+    let egress = EgressPolicy::new(Some(Egress::None), allowed, vec![]);
+    run_with(Execution::default(), Some(egress), number, &[8000 + number])
+}
+
+/// Law 7: wherever an operation is stopped, no policy is open: what a guest reaches stands before the rest of its entries.
+#[test]
+fn a_function_is_never_up_without_its_policy_beside_iptables() {
+    for variant in [IptablesVariant::Nft, IptablesVariant::Legacy] {
+        for at in 0.. {
+            let mut node = TestNode::with_iptables(Some(variant));
+            node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+            let start = node.kernel.system().effects;
+            node.kernel.system().fault = Some((start + at, Fault::Stop));
+            let up = Operation::Up(vec![with_policy(1, "10.9.5.0/24:443/tcp host:53")]);
+            let stopped = node.run_to_the_fault(&up).is_none();
+            let system = node.kernel.system().clone();
+            let entries = |ruleset: &Ruleset| ruleset.entries.clone();
+            let beside: BTreeSet<Entry> = system.policies.iter().flat_map(entries).collect();
+            let guest = IpAddr::from([10, 231, 0, 6]);
+            for entry in system.firewall.values().flat_map(entries) {
+                let policy = Entry::Policy { guest, reach: Egress::None };
+                assert!(entry.guest() != guest || beside.contains(&policy), "stopped at {at}");
+            }
+            if !stopped {
+                assert!(beside.len() > 2, "{beside:?}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_policy_is_refused_by_name_where_the_kernel_has_no_nf_tables() {
+    let node = TestNode::with_iptables(Some(IptablesVariant::Legacy));
+    node.kernel.system().nf_tables = false;
+    node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+    assert!(node.node().check().unwrap().is_empty());
+    let refused = node.node().up(&[with_policy(1, "host:53")], UpOptions::default()).unwrap_err();
+    let said = "f1: network.egress needs nf_tables, which the kernel of this node lacks";
+    assert_eq!(refused.to_string(), said);
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(refused.hint().unwrap().contains("modprobe nf_tables"));
+    assert_eq!(node.node().list().unwrap().len(), 1, "nothing is recorded");
+    assert_eq!(node.kernel.system().policies, None);
 }

@@ -7,11 +7,11 @@ use std::{
 
 use proptest::prelude::*;
 use riklet_core::{
-    firewall::Entry,
+    firewall::{Entry, IptablesVariant},
     manager,
     model::{
-        Account, Execution, Exposure, Function, InstanceName, Limits, Owner, OwnerId, PortRange,
-        Protocol, Queues, Workload,
+        Account, Egress, EgressPolicy, Execution, Exposure, Function, InstanceName, Limits, Owner,
+        OwnerId, PortRange, Protocol, Queues, Workload,
     },
 };
 use riklet_kernel::fake::{FakeKernel, Stopped, System};
@@ -38,12 +38,15 @@ pub(crate) enum Operation {
 pub(crate) fn operation() -> impl Strategy<Value = Operation> {
     let ports = prop::collection::btree_set(8000..8006u16, 0..3);
     let user = prop::option::of((1000..1002u32).prop_map(Account::Id));
-    let limits = prop::sample::select(vec!["", "", "100Mbit", "50Mbit,1Gbit", ",1Gbit"]);
-    let workload = (0..4u16, ports, user, 1..=2i64, limits);
-    let workload = workload.prop_map(|(number, ports, user, queues, limits)| {
+    let execution = (user, 1..=2i64).prop_map(|(user, queues)| {
         let queues = Queues::new(queues).ok();
-        let execution = Execution { user, queues, ..Execution::default() };
-        limited(limits, run_as(execution, number, &ports.into_iter().collect::<Vec<_>>()))
+        Execution { user, queues, ..Execution::default() }
+    });
+    let limits = prop::sample::select(vec!["", "", "100Mbit", "50Mbit,1Gbit", ",1Gbit"]);
+    let workload = (0..4u16, ports, execution, egress(), limits);
+    let workload = workload.prop_map(|(number, ports, execution, egress, limits)| {
+        let ports: Vec<_> = ports.into_iter().collect();
+        limited(limits, run_with(execution, egress, number, &ports))
     });
     let distinct = prop::collection::vec(workload, 1..3).prop_map(|workloads| {
         let named = workloads.into_iter().map(|workload| (workload.name().clone(), workload));
@@ -57,6 +60,22 @@ pub(crate) fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+/// Generates few policies, and none.
+fn egress() -> impl Strategy<Value = Option<EgressPolicy>> {
+    let default = prop::option::of(prop::sample::select(Egress::ALL.to_vec()));
+    let allowed = prop::sample::subsequence(vec!["10.9.5.0/24:443/tcp", "host:53"], 0..=2);
+    let policy = (default, allowed).prop_map(|(default, allowed)| {
+        let allowed = allowed.into_iter().map(|text| text.parse().unwrap()).collect();
+        EgressPolicy::new(default, allowed, vec![])
+    });
+    prop::option::of(policy)
+}
+
+/// Generates a host without iptables, or with one of its variants.
+pub(crate) fn iptables() -> impl Strategy<Value = Option<IptablesVariant>> {
+    prop_oneof![Just(None), Just(Some(IptablesVariant::Nft)), Just(Some(IptablesVariant::Legacy))]
+}
+
 /// Returns the function `f<number>`, which exposes these ports of the host: even ones by TCP, odd ones by UDP.
 pub(crate) fn function(number: u16, ports: &[u16]) -> Workload {
     run_as(Execution::default(), number, ports)
@@ -64,6 +83,16 @@ pub(crate) fn function(number: u16, ports: &[u16]) -> Workload {
 
 /// Returns the function `f<number>` with this execution and these ports, as [`function`] does.
 pub(crate) fn run_as(execution: Execution, number: u16, ports: &[u16]) -> Workload {
+    run_with(execution, None, number, ports)
+}
+
+/// Returns the function `f<number>` with this execution, this policy and these ports, as [`function`] does.
+pub(crate) fn run_with(
+    execution: Execution,
+    egress: Option<EgressPolicy>,
+    number: u16,
+    ports: &[u16],
+) -> Workload {
     let exposure = |&port: &u16| {
         let protocol = if port % 2 == 0 { Protocol::Tcp } else { Protocol::Udp };
         let host = PortRange::new(port.into(), port.into()).unwrap();
@@ -73,7 +102,7 @@ pub(crate) fn run_as(execution: Execution, number: u16, ports: &[u16]) -> Worklo
         name: format!("f{number}").parse().unwrap(),
         execution,
         exposures: ports.iter().map(exposure).collect(),
-        egress: None,
+        egress,
         limits: Limits::default(),
     })
 }
@@ -105,6 +134,13 @@ impl TestNode {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("riklet-sdn-laws-{}-{number}", std::process::id());
         Self { kernel: FakeKernel::new(), state_dir: std::env::temp_dir().join(name) }
+    }
+
+    /// Returns the node on a host with this variant of iptables.
+    pub(crate) fn with_iptables(iptables: Option<IptablesVariant>) -> Self {
+        let node = Self::new();
+        node.kernel.system().iptables = iptables;
+        node
     }
 
     /// Returns a node with another state directory on the same host.
@@ -182,7 +218,7 @@ impl TestNode {
                 (alias, _) => alias,
             };
         }
-        for ruleset in system.firewall.values_mut() {
+        for ruleset in system.firewall.values_mut().chain(&mut system.policies) {
             if ruleset.base_ruleset.owner == ours {
                 ruleset.base_ruleset.owner = Some(same.clone());
             }

@@ -6,21 +6,22 @@ use super::{Rule, Saved, Table, foreign_rule, refused};
 use crate::{
     address::Ipv6Unsupported,
     firewall::{
-        BaseRuleset, Confinement, Entry, EntryError, Ruleset,
+        BaseRuleset, Confinement, Entry, EntryError, EntryTable, Ruleset,
         names::{
             CHAIN, PASSAGE_CHAIN,
             iptables::{
                 self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, INPUT_CHAIN,
-                JUMP_COMMENT, LAST_CHAIN, MARK_CHAIN, POSTROUTING_CHAIN, PREROUTING_CHAIN,
-                RAW_CHAIN, REFUSED_BROADCAST, REFUSED_EGRESS, REFUSED_FLOWS, REFUSED_GUEST,
-                REFUSED_HOST, REFUSED_INVALID, REFUSED_LOOPBACK, REFUSED_MAIL, REFUSED_MULTICAST,
-                REFUSED_RATE, REFUSED_SPOOFED,
+                JUMP_COMMENT, LAST_CHAIN, MARK_CHAIN, POLICY_CHAIN, POSTROUTING_CHAIN,
+                PREROUTING_CHAIN, RAW_CHAIN, REFUSED_BROADCAST, REFUSED_EGRESS, REFUSED_FLOWS,
+                REFUSED_GUEST, REFUSED_HOST, REFUSED_INVALID, REFUSED_LOOPBACK, REFUSED_MAIL,
+                REFUSED_MULTICAST, REFUSED_RATE, REFUSED_SPOOFED,
             },
         },
         passage::{self, Place, Places, Sides},
         ruleset::{MAIL, NAME_SERVERS, SPECIAL_RANGES},
     },
     model::{Egress, FlowLimit, InterfaceName, Mark, Owner, PortRange, Protocol, Slot},
+    routing::UplinkMarks,
 };
 
 /// The contents of one table, as far as they are ours.
@@ -83,7 +84,7 @@ fn ours() -> String {
 
 /// Reports whether this chain holds entries.
 pub(super) fn holds_entries(chain: &str) -> bool {
-    chain == CHAIN || chain == HAIRPIN_CHAIN
+    [CHAIN, HAIRPIN_CHAIN, POLICY_CHAIN].contains(&chain)
 }
 
 /// Returns the rules that jump to our chains of this table. Each bears the mark of its owner as a comment.
@@ -128,11 +129,21 @@ pub(super) fn mark(jump: &Rule) -> Mark {
 /// Returns the layout of the whole ruleset, in the order of [`Table`].
 pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], EntryError> {
     let mut layouts = of_base_ruleset(&ruleset.base_ruleset);
-    for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Nat) {
-        let rules: Result<Vec<_>, _> = ruleset.entries.iter().map(of_entry).collect();
+    for layout in &mut layouts {
+        let entries = ruleset.entries.iter().filter(|entry| stands_in(entry, layout.table));
+        let rules: Result<Vec<_>, _> = entries.map(of_entry).collect();
         layout.rules.extend(rules?);
     }
     Ok(layouts)
+}
+
+/// Reports whether this table has the rule of this entry.
+pub(super) fn stands_in(entry: &Entry, table: Table) -> bool {
+    match entry.table() {
+        EntryTable::Policies => false,
+        EntryTable::Mangle => table == Table::Mangle,
+        EntryTable::Nat => table == Table::Nat,
+    }
 }
 
 /// Returns the layout of the base ruleset, in the order of [`Table`].
@@ -142,7 +153,7 @@ pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
 
 /// Returns the layout of the table mangle. Answers are marked for their uplinks only if some are routed by that.
 fn mangle(base_ruleset: &BaseRuleset) -> Layout {
-    let mut chains = vec![FORWARD_CHAIN, LAST_CHAIN, PREROUTING_CHAIN];
+    let mut chains = vec![FORWARD_CHAIN, LAST_CHAIN, PREROUTING_CHAIN, INPUT_CHAIN, POLICY_CHAIN];
     let mut rules = forward(base_ruleset);
     rules.extend(last());
     rules.extend(arriving(PREROUTING_CHAIN, base_ruleset));
@@ -155,12 +166,7 @@ fn mangle(base_ruleset: &BaseRuleset) -> Layout {
         rules.extend(confinement(confined));
     }
     let mut jumps = jumps(Table::Mangle, owner.as_ref());
-    if *egress == Egress::All {
-        jumps.retain(|jump| !jump.body.ends_with(INPUT_CHAIN));
-    } else {
-        chains.push(INPUT_CHAIN);
-        rules.extend(to_the_host(*egress));
-    }
+    rules.extend(to_the_host(*egress, marks));
     if marks.is_empty() {
         jumps.retain(|jump| !jump.body.ends_with(MARK_CHAIN));
     } else {
@@ -209,6 +215,7 @@ fn forward(
     };
     // Routing refuses it as well, and it was told of before.
     bodies.push(format!("-i {ours} -o {ours} -j DROP"));
+    bodies.extend(judged(marks).map(|body| format!("-i {ours} {body}")));
     let special = SPECIAL_RANGES.map(|range| format!("-d {range} -i {ours} -j {REFUSED_EGRESS}"));
     let public = any_uplink.then(|| format!("-s {pool} -i {ours} ! -o {ours} -j RETURN"));
     match egress {
@@ -235,6 +242,13 @@ fn forward(
     bodies.into_iter().map(|body| rule(FORWARD_CHAIN, body)).collect()
 }
 
+/// Returns the rules that let pass what the table of policies allows, and drop the rest of guests with policies: where that
+/// table stands, nothing of theirs that it refuses comes here.
+fn judged(marks: &UplinkMarks) -> [String; 2] {
+    let allowed = marks.allowed();
+    [format!("-m mark --mark {allowed:#x}/{allowed:#x} -j RETURN"), format!("-j {POLICY_CHAIN}")]
+}
+
 /// Returns the match of packets to this port.
 fn to_port((protocol, port): (Protocol, u16)) -> String {
     format!("-p {protocol} -m {protocol} --dport {port} ")
@@ -242,19 +256,21 @@ fn to_port((protocol, port): (Protocol, u16)) -> String {
 
 /// Returns the rules for packets of guests to the host itself. What returns is judged by others. The host itself refuses
 /// what nobody listens for: `REJECT` does not exist in this table.
-fn to_the_host(egress: Egress) -> impl Iterator<Item = Rule> {
+fn to_the_host(egress: Egress, marks: &UplinkMarks) -> impl Iterator<Item = Rule> {
     let servers = (egress == Egress::Internet).then_some(NAME_SERVERS).into_iter().flatten();
     let bodies = [
         "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned(),
         "-m conntrack --ctstate DNAT -j RETURN".to_owned(),
-        "-p icmp -m icmp --icmp-type 8 -j RETURN".to_owned(),
     ];
+    let bodies = bodies.into_iter().chain(judged(marks));
+    let echo = "-p icmp -m icmp --icmp-type 8 -j RETURN".to_owned();
     let servers = servers.map(|server| format!("{}-j RETURN", to_port(server)));
     let listened =
         ["tcp", "udp"].map(|by| format!("-p {by} -m socket --nowildcard -j {REFUSED_HOST}"));
     let others = ["tcp", "udp"].map(|by| format!("-p {by} -j RETURN"));
-    let last = [format!("-j {REFUSED_HOST}")];
-    let bodies = bodies.into_iter().chain(servers).chain(listened).chain(others).chain(last);
+    let refused = listened.into_iter().chain(others).chain([format!("-j {REFUSED_HOST}")]);
+    let rest = [echo].into_iter().chain(servers).chain(refused);
+    let bodies = bodies.chain(rest.filter(move |_| egress != Egress::All));
     bodies.map(|body| rule(INPUT_CHAIN, body))
 }
 
@@ -399,7 +415,7 @@ pub(super) fn places(saved: &Saved, table: Table, uplinks: &BTreeSet<InterfaceNa
     passage::places(&foreign_rule::of_table(saved, table), names::FORWARD, uplinks)
 }
 
-/// Returns the rule of an entry. Fails if it has an IPv6 address or belongs to a policy: neither has a place in these tables.
+/// Returns the rule of an entry. Fails if it has an IPv6 address or is what a policy says: neither has a place in these tables.
 pub(super) fn of_entry(entry: &Entry) -> Result<Rule, EntryError> {
     Ok(match *entry {
         Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports } => {
@@ -417,6 +433,10 @@ pub(super) fn of_entry(entry: &Entry) -> Result<Rule, EntryError> {
             )
         }
         Entry::Policy { .. } | Entry::Reach { .. } => return Err(EntryError::Policy),
+        Entry::Judged { guest } => {
+            let guest = Ipv6Unsupported::refuse(guest)?;
+            rule(POLICY_CHAIN, format!("-s {guest}/32 -j DROP"))
+        }
         Entry::Hairpin { guest } => {
             let guest = Ipv6Unsupported::refuse(guest)?;
             rule(HAIRPIN_CHAIN, format!("-s {guest}/32 -d {guest}/32 -j MASQUERADE"))
@@ -454,6 +474,9 @@ fn read(text: &str, sign: char) -> Option<PortRange> {
 pub(super) fn entry_of(rule: &Rule) -> Option<Entry> {
     let words: Vec<&str> = rule.body.split(' ').collect();
     let entry = match *words {
+        ["-s", guest, "-j", "DROP"] => {
+            Entry::Judged { guest: guest.strip_suffix("/32")?.parse().ok()? }
+        }
         ["-s", guest, "-d", _, "-j", "MASQUERADE"] => {
             Entry::Hairpin { guest: guest.strip_suffix("/32")?.parse().ok()? }
         }

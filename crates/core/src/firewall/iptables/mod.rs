@@ -19,8 +19,8 @@ use self::layout::Layout;
 pub use self::probe::Probe;
 pub use self::saved::{Saved, Unanswered, is_incompatible, list};
 use super::{
-    BaseRuleset, BaseState, Entry, EntryError, FirewallState, ForeignChain, ForeignChainState,
-    Ruleset,
+    BaseRuleset, BaseState, Entry, EntryError, EntryTable, FirewallState, ForeignChain,
+    ForeignChainState, Ruleset,
     names::{self, CHAIN},
     passage,
 };
@@ -92,8 +92,8 @@ fn text(lines: &[String]) -> String {
     lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Returns input that removes entries and adds entries. All of them are in one table, and so in one
-/// transaction.
+/// Returns input that removes entries and adds entries, each table in one transaction; empty if none of them stands in
+/// iptables.
 ///
 /// The input is refused if a rule to be removed or a chain to be added to is missing, and if one of the jumps that it
 /// checks is: flushing a table removes these too. It does not check the jumps to [`CHAIN`] itself, because iptables-nft
@@ -101,19 +101,30 @@ fn text(lines: &[String]) -> String {
 /// existing entry is added again. The second one has no effect, and [`state`] reports it.
 ///
 /// # Errors
-/// Fails if an entry has an IPv6 address, or belongs to a policy.
+/// Fails if an entry has an IPv6 address.
 pub fn delta(
     remove: &BTreeSet<Entry>,
     add: &BTreeSet<Entry>,
     owner: Option<&Owner>,
 ) -> Result<String, EntryError> {
-    changed(owner, || Ok([entry_lines("-D", remove)?, entry_lines("-A", add)?].concat()))
+    if !remove.iter().chain(add).any(is_rule) {
+        return Ok(String::new());
+    }
+    changed(owner, |table| {
+        Ok([entry_lines("-D", table, remove)?, entry_lines("-A", table, add)?].concat())
+    })
+}
+
+/// Reports whether an entry is a rule of iptables.
+#[must_use]
+pub fn is_rule(entry: &Entry) -> bool {
+    entry.table() != EntryTable::Policies
 }
 
 /// Returns input that checks the jumps, and changes the entries by these lines.
 fn changed(
     owner: Option<&Owner>,
-    lines: impl Fn() -> Result<Vec<String>, EntryError>,
+    lines: impl Fn(Table) -> Result<Vec<String>, EntryError>,
 ) -> Result<String, EntryError> {
     // Not every ruleset has the chain for marks.
     let unchecked = [CHAIN, names::iptables::MARK_CHAIN].map(|chain| format!(" {chain}"));
@@ -124,9 +135,7 @@ fn changed(
         let checked =
             jumps.iter().filter(|jump| !unchecked.iter().any(|chain| jump.body.ends_with(chain)));
         input.extend(checked.map(|jump| format!("-C {jump}")));
-        if table == Table::Nat {
-            input.extend(lines()?);
-        }
+        input.extend(lines(table)?);
         input.push("COMMIT".to_owned());
     }
     Ok(text(&input))
@@ -134,31 +143,45 @@ fn changed(
 
 /// From this many entries to be removed on, [`rewrite`] costs less than [`delta`], which has iptables compare each of them
 /// with every rule.
-pub const MANY: usize = 16;
+const MANY: usize = 16;
+
+/// Reports whether a change that removes these entries is made by [`rewrite`].
+#[must_use]
+pub fn rewrites(remove: &BTreeSet<Entry>) -> bool {
+    remove.iter().filter(|entry| is_rule(entry)).count() >= MANY
+}
 
 /// Returns input that replaces the entries that are found by these, in one transaction. The jumps are checked as in
 /// [`delta`].
 ///
 /// # Errors
-/// Fails if an entry has an IPv6 address, or belongs to a policy.
+/// Fails if an entry has an IPv6 address.
 pub fn rewrite(entries: &BTreeSet<Entry>, owner: Option<&Owner>) -> Result<String, EntryError> {
-    changed(owner, || {
-        let emptied =
-            [CHAIN, names::iptables::HAIRPIN_CHAIN].map(|chain| format!(":{chain} - [0:0]"));
-        Ok(emptied.into_iter().chain(entry_lines("-A", entries)?).collect())
+    changed(owner, |table| {
+        let chains: &[&str] = match table {
+            Table::Nat => &[CHAIN, names::iptables::HAIRPIN_CHAIN],
+            Table::Mangle => &[names::iptables::POLICY_CHAIN],
+            _ => &[],
+        };
+        let emptied = chains.iter().map(|chain| format!(":{chain} - [0:0]"));
+        Ok(emptied.chain(entry_lines("-A", table, entries)?).collect())
     })
 }
 
-/// Returns a line for the rule of each entry.
-fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>, EntryError> {
+/// Returns a line for the rule of each entry of this table.
+fn entry_lines(
+    operation: &str,
+    table: Table,
+    entries: &BTreeSet<Entry>,
+) -> Result<Vec<String>, EntryError> {
     let line = |entry| layout::of_entry(entry).map(|rule| format!("{operation} {rule}"));
-    entries.iter().map(line).collect()
+    entries.iter().filter(|entry| layout::stands_in(entry, table)).map(line).collect()
 }
 
 /// Returns input that replaces all our objects by this ruleset. Everything else stays.
 ///
 /// # Errors
-/// Fails if an entry has an IPv6 address, or belongs to a policy.
+/// Fails if an entry has an IPv6 address.
 pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, EntryError> {
     let mut layouts = layout::of_ruleset(ruleset)?;
     add_passages(&mut layouts, &ruleset.base_ruleset, saved);
@@ -200,7 +223,8 @@ pub fn entries(saved: &Saved) -> BTreeSet<Entry> {
 fn entries_and_strays(saved: &Saved) -> (BTreeSet<Entry>, Vec<String>) {
     let mut entries = BTreeSet::new();
     let mut strays = Vec::new();
-    for rule in saved.rules(Table::Nat).iter().filter(|rule| layout::holds_entries(&rule.chain)) {
+    let rules = [Table::Mangle, Table::Nat].into_iter().flat_map(|table| saved.rules(table));
+    for rule in rules.filter(|rule| layout::holds_entries(&rule.chain)) {
         match layout::entry_of(rule) {
             Some(entry) if entries.insert(entry) => {}
             _ => strays.push(format!("-A {rule}")),

@@ -33,9 +33,9 @@ impl Probe {
     /// `-S` reads the named chain only. A duplicate jump is not noticed; the second one has no effect.
     ///
     /// # Errors
-    /// Fails if an entry has an IPv6 address, or belongs to a policy.
+    /// Fails if an entry has an IPv6 address.
     pub fn new(base_ruleset: &BaseRuleset, entries: &BTreeSet<Entry>) -> Result<Self, EntryError> {
-        let (mut input, mut answer) = (Vec::new(), Vec::new());
+        let (mut input, mut answer, mut listed) = (Vec::new(), Vec::new(), BTreeSet::new());
         for layout in &layout::of_base_ruleset(base_ruleset) {
             input.push(format!("*{}", layout.table));
             for (index, jump) in layout.jumps.iter().enumerate() {
@@ -49,14 +49,16 @@ impl Probe {
                 answer.push(format!("-N {chain}"));
                 answer.extend(layout.rules_of(chain).map(|rule| format!("-A {rule}")));
             }
-            if layout.table == Table::Nat && !entries.is_empty() {
+            let here: BTreeSet<String> =
+                entry_lines("-A", layout.table, entries)?.into_iter().collect();
+            if !here.is_empty() {
                 let holding = layout.chains.iter().filter(|chain| layout::holds_entries(chain));
                 input.extend(holding.map(|chain| format!("-S {chain}")));
+                listed.extend(here);
             }
             input.push("COMMIT".to_owned());
         }
-        let entries = entry_lines("-A", entries)?.into_iter().collect();
-        Ok(Self { input: text(&input), answer, entries, filter: false })
+        Ok(Self { input: text(&input), answer, entries: listed, filter: false })
     }
 
     /// Asks also whether the chain FORWARD of the table filter drops by its policy and leads to no passage of ours. A rule

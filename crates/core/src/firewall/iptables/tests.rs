@@ -46,6 +46,7 @@ fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
             exposure(Protocol::Udp, Some([192, 0, 2, 1]), 53),
             exposure(Protocol::Sctp, None, 53),
             HAIRPIN,
+            Entry::Judged { guest: GUEST },
         ]),
     }
 }
@@ -83,6 +84,7 @@ fn a_chain_that_refuses_tells_of_some_packets_and_drops_all() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the whole ruleset is long")]
 fn a_reset_writes_the_whole_ruleset() {
     let input = reset(&ruleset(&["eth0", "eth1"], &["eth0", "lan0"]), &Saved::default()).unwrap();
     insta::assert_snapshot!(without_refusals(&input), @r"
@@ -90,8 +92,9 @@ fn a_reset_writes_the_whole_ruleset() {
     :RIKLET-FORWARD - [0:0]
     :RIKLET-LAST - [0:0]
     :RIKLET-PREROUTING - [0:0]
-    :RIKLET-CONFINE - [0:0]
     :RIKLET-INPUT - [0:0]
+    :RIKLET-POLICY - [0:0]
+    :RIKLET-CONFINE - [0:0]
     -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
@@ -99,6 +102,8 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -i rik+ -o rik+ -j DROP
+    -A RIKLET-FORWARD -i rik+ -m mark --mark 0x8/0x8 -j RETURN
+    -A RIKLET-FORWARD -i rik+ -j RIKLET-POLICY
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p tcp -m tcp --dport 53 -j RETURN
@@ -137,6 +142,8 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
     -A RIKLET-INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-INPUT -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-INPUT -m mark --mark 0x8/0x8 -j RETURN
+    -A RIKLET-INPUT -j RIKLET-POLICY
     -A RIKLET-INPUT -p icmp -m icmp --icmp-type 8 -j RETURN
     -A RIKLET-INPUT -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-INPUT -p tcp -m tcp --dport 53 -j RETURN
@@ -145,6 +152,7 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-INPUT -p tcp -j RETURN
     -A RIKLET-INPUT -p udp -j RETURN
     -A RIKLET-INPUT -j RIKLET-REFUSED-HOST
+    -A RIKLET-POLICY -s 10.231.0.2/32 -j DROP
     -I INPUT -i rik+ -j RIKLET-INPUT
     -I FORWARD -j RIKLET-FORWARD
     -I POSTROUTING -j RIKLET-LAST
@@ -277,6 +285,7 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     :RIKLET-LAST - [0:0]
     :RIKLET-PREROUTING - [0:0]
     :RIKLET-INPUT - [0:0]
+    :RIKLET-POLICY - [0:0]
     :RIKLET-PASSAGE - [0:0]
     :RIKLET-OLD - [0:0]
     -D INPUT -j RIKLET-OLD
@@ -289,6 +298,8 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -i rik+ -o rik+ -j DROP
+    -A RIKLET-FORWARD -i rik+ -m mark --mark 0x8/0x8 -j RETURN
+    -A RIKLET-FORWARD -i rik+ -j RIKLET-POLICY
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p tcp -m tcp --dport 53 -j RETURN
     -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j RIKLET-REFUSED-MAIL
@@ -320,6 +331,8 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack ! --ctstate DNAT -m addrtype ! --dst-type LOCAL -j RIKLET-REFUSED-GUEST
     -A RIKLET-INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-INPUT -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-INPUT -m mark --mark 0x8/0x8 -j RETURN
+    -A RIKLET-INPUT -j RIKLET-POLICY
     -A RIKLET-INPUT -p icmp -m icmp --icmp-type 8 -j RETURN
     -A RIKLET-INPUT -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-INPUT -p tcp -m tcp --dport 53 -j RETURN
@@ -328,6 +341,7 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-INPUT -p tcp -j RETURN
     -A RIKLET-INPUT -p udp -j RETURN
     -A RIKLET-INPUT -j RIKLET-REFUSED-HOST
+    -A RIKLET-POLICY -s 10.231.0.2/32 -j DROP
     -A RIKLET-PASSAGE -i rik+ -j ACCEPT
     -A RIKLET-PASSAGE -o rik+ -j ACCEPT
     -I INPUT -i rik+ -j RIKLET-INPUT
@@ -353,6 +367,8 @@ fn differences_are_named() {
     mangle: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     mangle: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
     mangle: missing: -A RIKLET-FORWARD -i rik+ -o rik+ -j DROP
+    mangle: missing: -A RIKLET-FORWARD -i rik+ -m mark --mark 0x8/0x8 -j RETURN
+    mangle: missing: -A RIKLET-FORWARD -i rik+ -j RIKLET-POLICY
     mangle: missing: -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j RIKLET-REFUSED-MAIL
     mangle: missing: -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
     mangle: missing: -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j RIKLET-REFUSED-EGRESS
@@ -368,6 +384,8 @@ fn differences_are_named() {
     mangle: unexpected: -A RIKLET-FORWARD -i rik+ -j DROP
     mangle: no chain RIKLET-LAST
     mangle: no chain RIKLET-PREROUTING
+    mangle: no chain RIKLET-INPUT
+    mangle: no chain RIKLET-POLICY
     mangle: no chain RIKLET-REFUSED-SPOOFED
     mangle: no chain RIKLET-REFUSED-LOOPBACK
     mangle: no chain RIKLET-REFUSED-MULTICAST
@@ -379,7 +397,6 @@ fn differences_are_named() {
     mangle: no chain RIKLET-REFUSED-EGRESS
     mangle: no chain RIKLET-REFUSED-MAIL
     mangle: no chain RIKLET-REFUSED-HOST
-    mangle: no chain RIKLET-INPUT
     mangle: no chain RIKLET-PASSAGE
     mangle: not first: -A FORWARD -j RIKLET-FORWARD
     mangle: missing: -A FORWARD -j RIKLET-PASSAGE
@@ -460,6 +477,7 @@ fn many_entries_are_removed_without_looking_for_each() {
     -C FORWARD -j RIKLET-FORWARD
     -C POSTROUTING -j RIKLET-LAST
     -C PREROUTING -i rik+ -j RIKLET-PREROUTING
+    :RIKLET-POLICY - [0:0]
     COMMIT
     *raw
     -C PREROUTING ! -i lo -j RIKLET-RAW
@@ -595,8 +613,18 @@ fn an_entry_of_ipv6_is_refused() {
 }
 
 #[test]
-fn an_entry_of_a_policy_is_refused() {
-    let guest = [10, 231, 0, 2].into();
-    let entries = BTreeSet::from([Entry::Policy { guest, reach: Egress::None }]);
-    assert_eq!(delta(&BTreeSet::new(), &entries, None), Err(EntryError::Policy));
+fn what_a_policy_says_is_no_rule_of_iptables() {
+    let guest = GUEST;
+    let said = BTreeSet::from([Entry::Policy { guest, reach: Egress::None }]);
+    assert_eq!(delta(&said, &said, None).unwrap(), "");
+    let judged = delta(&BTreeSet::new(), &[Entry::Judged { guest }].into(), None).unwrap();
+    let added: Vec<_> = judged.lines().filter(|line| !line.starts_with("-C")).collect();
+    let expected =
+        "*mangle, -A RIKLET-POLICY -s 10.231.0.2/32 -j DROP, COMMIT, *raw, COMMIT, *nat, COMMIT";
+    assert_eq!(added.join(", "), expected);
+    let many = |entry: fn(IpAddr) -> Entry| -> BTreeSet<_> {
+        (0..200).map(|n| entry([10, 231, 0, n].into())).collect()
+    };
+    assert!(!rewrites(&many(|guest| Entry::Policy { guest, reach: Egress::None })));
+    assert!(rewrites(&many(|guest| Entry::Judged { guest })));
 }

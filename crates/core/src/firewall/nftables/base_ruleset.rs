@@ -1,6 +1,6 @@
 //! The base ruleset: the table, its chains, its sets, and its rules. None of them depends on instances.
 
-use std::{iter, net::Ipv4Addr};
+use std::{collections::BTreeMap, iter, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use netlink_packet_netfilter::{
@@ -19,6 +19,7 @@ use super::{
         mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest, packet_has_any,
         set_segment_size, source, source_is_elsewhere, to_guest, translate, translate_address,
     },
+    layout::Layout,
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
     refused,
 };
@@ -203,11 +204,27 @@ pub(super) fn interfaces() -> (u32, u32) {
 /// Reports whether a table is ours.
 #[must_use]
 pub fn is_ours(table: &TableName) -> bool {
-    [name(), super::confinement::name()].contains(table)
+    [name(), super::confinement::name(), super::policies::name()].contains(table)
 }
 
 fn concatenation(types: &[u32]) -> u32 {
     types.iter().fold(0, |all, one| all << 6 | one)
+}
+
+/// Returns the table as it should be.
+#[must_use]
+pub fn layout(base_ruleset: &BaseRuleset) -> Layout {
+    let rules = rules(base_ruleset);
+    Layout {
+        table: table(base_ruleset),
+        chains: chains_of(base_ruleset, &rules).collect(),
+        rules,
+        sets: sets(),
+        elements: BTreeMap::from([
+            (UPLINKS, base_ruleset.uplinks.iter().map(element::uplink).collect()),
+            (CONFINED, base_ruleset.confined.pairs().map(element::pair).collect()),
+        ]),
+    }
 }
 
 /// Returns the chains, with the number of references that the rules make.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     base_ruleset,
     element::{self, Element},
-    object::Operation,
+    object::{Operation, TableName},
 };
 use crate::{
     address::Ipv6Unsupported,
@@ -23,30 +23,42 @@ pub fn operations(change: &Change) -> Result<Vec<Operation>, Ipv6Unsupported> {
     Ok(match change {
         Change::Reset(ruleset) => {
             let base_ruleset = base_ruleset::add(&ruleset.base_ruleset);
-            remove.into_iter().chain(base_ruleset).chain(add_many(&ruleset.entries)?).collect()
+            remove
+                .into_iter()
+                .chain(base_ruleset)
+                .chain(add_many(&table, &ruleset.entries)?)
+                .collect()
         }
-        Change::Delta { remove, add, .. } => {
-            // Each entry has messages of its own, so that a refusal names the entry.
-            let remove = remove.iter().map(|entry| {
-                let (set, elements) = element::of_entry(entry)?;
-                let delete = |some: &[Element]| {
-                    element::delete(&table, set, some, format!("removing {entry}"))
-                };
-                Ok(elements.chunks(element::A_MESSAGE).map(delete).collect::<Vec<_>>())
-            });
-            let add = add.iter().map(|entry| {
-                let (set, elements) = element::of_entry(entry)?;
-                let add =
-                    |some: &[Element]| element::add(&table, set, some, format!("adding {entry}"));
-                Ok(elements.chunks(element::A_MESSAGE).map(add).collect::<Vec<_>>())
-            });
-            remove.chain(add).collect::<Result<Vec<_>, _>>()?.concat()
-        }
+        Change::Delta { remove, add, .. } => delta(&table, remove, add)?,
         Change::Remove => remove.into(),
     })
 }
 
-fn add_many(entries: &BTreeSet<Entry>) -> Result<Vec<Operation>, Ipv6Unsupported> {
+/// Removes entries from a table, then adds entries. Each has messages of its own, so that a refusal names the entry.
+pub(super) fn delta(
+    table: &TableName,
+    remove: &BTreeSet<Entry>,
+    add: &BTreeSet<Entry>,
+) -> Result<Vec<Operation>, Ipv6Unsupported> {
+    let remove = remove.iter().map(|entry| {
+        let (set, elements) = element::of_entry(entry)?;
+        let delete =
+            |some: &[Element]| element::delete(table, set, some, format!("removing {entry}"));
+        Ok(elements.chunks(element::A_MESSAGE).map(delete).collect::<Vec<_>>())
+    });
+    let add = add.iter().map(|entry| {
+        let (set, elements) = element::of_entry(entry)?;
+        let add = |some: &[Element]| element::add(table, set, some, format!("adding {entry}"));
+        Ok(elements.chunks(element::A_MESSAGE).map(add).collect::<Vec<_>>())
+    });
+    Ok(remove.chain(add).collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// Adds entries to a table, many in each message.
+pub(super) fn add_many(
+    table: &TableName,
+    entries: &BTreeSet<Entry>,
+) -> Result<Vec<Operation>, Ipv6Unsupported> {
     let mut sets: BTreeMap<&str, Vec<(&Entry, Element)>> = BTreeMap::new();
     for entry in entries {
         let (set, elements) = element::of_entry(entry)?;
@@ -62,7 +74,7 @@ fn add_many(entries: &BTreeSet<Entry>) -> Result<Vec<Operation>, Ipv6Unsupported
                 [] => String::new(),
             };
             let elements: Vec<_> = chunk.iter().map(|(_, element)| element.clone()).collect();
-            operations.push(element::add(&base_ruleset::name(), set, &elements, what));
+            operations.push(element::add(table, set, &elements, what));
         }
     }
     Ok(operations)

@@ -195,6 +195,8 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
             });
             (if address.is_some() { BOUND } else { EXPOSURES }, each.collect())
         }
+        // Only iptables has a rule for it.
+        Entry::Judged { .. } => (HAIRPIN, vec![]),
         Entry::Hairpin { guest } => (HAIRPIN, vec![Element::key([octets(guest)?; 2].concat())]),
         Entry::Policy { guest, reach } => {
             (guests_of(reach), vec![Element::key(octets(guest)?.to_vec())])
@@ -231,6 +233,12 @@ pub(super) const fn guests_of(reach: Egress) -> &'static str {
         Egress::All => REACH_ALL,
         Egress::None => REACH_NONE,
     }
+}
+
+/// Reports whether a set holds entries of policies.
+pub(super) fn is_of_policies(set: &str) -> bool {
+    Egress::ALL.into_iter().any(|reach| guests_of(reach) == set)
+        || [ALLOWED, DENIED, HOST_ALLOWED, HOST_DENIED].contains(&set)
 }
 
 /// Returns the entry that has only this element, or `None` if it is not exactly as [`of_entry`] makes it.

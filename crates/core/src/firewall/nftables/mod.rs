@@ -15,8 +15,10 @@ pub mod foreign_chain;
 mod foreign_rule;
 pub mod foreign_set;
 pub mod foreign_translation;
+mod layout;
 mod object;
 mod other_ports;
+pub mod policies;
 pub mod refused;
 mod register;
 pub mod rule_message;
@@ -26,6 +28,7 @@ pub mod tables;
 
 pub use change::operations;
 pub use element::Element;
+pub use layout::Layout;
 pub use object::{Chain, Operation, Rule, Set, Table, TableName};
 pub use other_ports::AskedPorts;
 pub use sound::is_sound;

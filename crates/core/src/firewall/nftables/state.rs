@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     base_ruleset,
     element::{self, Element},
+    layout::Layout,
     object::{Chain, Rule, Set, Table},
 };
 use crate::firewall::{
-    BaseRuleset, BaseState, Entry, FirewallState, Ruleset,
-    names::nftables::{CONFINED, FLOWS, RATES, REFUSED, TOLD, UPLINKS},
+    BaseState, Entry, FirewallState,
+    names::nftables::{FLOWS, RATES, REFUSED, TOLD},
 };
 
 /// Everything in our table.
@@ -28,22 +29,22 @@ pub struct FoundTable {
 }
 
 impl FoundTable {
-    /// Compares it with the expected ruleset.
+    /// Compares it with the table as it should be, and with the entries that it should have.
     #[must_use]
-    pub fn against(&self, expected: &Ruleset) -> FirewallState {
-        let mut lines = self.table_differences(&expected.base_ruleset);
-        lines.extend(self.chain_differences(&expected.base_ruleset));
-        lines.extend(self.rule_differences(&expected.base_ruleset));
-        lines.extend(self.set_differences(&expected.base_ruleset));
-        let (entries, strays) = self.entries(&expected.entries);
+    pub fn against(&self, expected: &Layout, entries: &BTreeSet<Entry>) -> FirewallState {
+        let mut lines = self.table_differences(&expected.table);
+        lines.extend(self.chain_differences(&expected.chains));
+        lines.extend(self.rule_differences(&expected.rules));
+        lines.extend(self.set_differences(&expected.sets));
+        lines.extend(self.element_differences(&expected.elements));
+        let (entries, strays) = self.entries(expected, entries);
         let base_ruleset =
             if lines.is_empty() { BaseState::Intact } else { BaseState::Altered(lines) };
         let marks = BTreeSet::from([base_ruleset::mark(&self.table)]);
         FirewallState { base_ruleset, entries, strays, marks }
     }
 
-    fn table_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {
-        let expected = base_ruleset::table(base_ruleset);
+    fn table_differences(&self, expected: &Table) -> Vec<String> {
         let mut lines = Vec::new();
         if self.table.userdata != expected.userdata {
             lines.push(format!("table {}: made for other settings", expected.name));
@@ -59,10 +60,9 @@ impl FoundTable {
         lines
     }
 
-    fn chain_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {
-        let expected = base_ruleset::chains(base_ruleset);
+    fn chain_differences(&self, expected: &[Chain]) -> Vec<String> {
         let mut lines = Vec::new();
-        for wanted in &expected {
+        for wanted in expected {
             let found = self.chains.iter().find(|chain| chain.name == wanted.name);
             match found {
                 None => lines.push(format!("chain {}: missing", wanted.name)),
@@ -78,22 +78,21 @@ impl FoundTable {
         lines
     }
 
-    fn rule_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {
-        let mut expected: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
-        for rule in base_ruleset::rules(base_ruleset) {
-            expected.entry(rule.chain.clone()).or_default().push(rule);
+    fn rule_differences(&self, rules: &[Rule]) -> Vec<String> {
+        let mut expected: BTreeMap<&str, Vec<&Rule>> = BTreeMap::new();
+        for rule in rules {
+            expected.entry(&rule.chain).or_default().push(rule);
         }
         let chains = expected.iter().flat_map(|(chain, wanted)| {
-            let found: Vec<_> = self.rules.iter().filter(|rule| rule.chain == *chain).collect();
+            let found: Vec<_> = self.rules.iter().filter(|rule| rule.chain == **chain).collect();
             differences(chain, wanted, &found)
         });
         chains.collect()
     }
 
-    fn set_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {
-        let expected = base_ruleset::sets();
+    fn set_differences(&self, expected: &[Set]) -> Vec<String> {
         let mut lines = Vec::new();
-        for wanted in &expected {
+        for wanted in expected {
             match self.sets.iter().find(|set| set.name == wanted.name) {
                 None => lines.push(format!("set {}: missing", wanted.name)),
                 Some(found) if found != wanted => {
@@ -105,25 +104,29 @@ impl FoundTable {
         let foreign = |set: &&Set| !expected.iter().any(|wanted| wanted.name == set.name);
         let foreign = self.sets.iter().filter(foreign);
         lines.extend(foreign.map(|set| format!("set {}: foreign", set.name)));
-        let uplinks: BTreeSet<_> = base_ruleset.uplinks.iter().map(element::uplink).collect();
-        let found = self.elements.get(UPLINKS).into_iter().flatten().cloned().collect();
-        if uplinks != found {
-            lines.push(format!("set {UPLINKS}: other interfaces"));
-        }
-        let confined: BTreeSet<_> = base_ruleset.confined.pairs().map(element::pair).collect();
-        let found = self.elements.get(CONFINED).into_iter().flatten().cloned().collect();
-        if confined != found {
-            lines.push(format!("set {CONFINED}: other interfaces"));
-        }
         lines
+    }
+
+    fn element_differences(&self, expected: &BTreeMap<&str, Vec<Element>>) -> Vec<String> {
+        let differs = |(set, wanted): &(&&str, &Vec<Element>)| {
+            let wanted: BTreeSet<_> = wanted.iter().collect();
+            wanted != self.elements.get(**set).into_iter().flatten().collect()
+        };
+        let differing = expected.iter().filter(differs);
+        differing.map(|(set, _)| format!("set {set}: other interfaces")).collect()
     }
 
     /// Returns the entries, and the elements that belong to none. The elements of an expected entry that is complete
     /// form this entry; any other element is an entry by itself.
-    fn entries(&self, expected: &BTreeSet<Entry>) -> (BTreeSet<Entry>, Vec<String>) {
+    fn entries(
+        &self,
+        layout: &Layout,
+        expected: &BTreeSet<Entry>,
+    ) -> (BTreeSet<Entry>, Vec<String>) {
         // The kernel fills the sets of flows, rates and refusals.
-        let of_base_ruleset =
-            |set: &str| [UPLINKS, CONFINED, FLOWS, RATES, REFUSED, TOLD].contains(&set);
+        let of_base_ruleset = |set: &str| {
+            layout.elements.contains_key(set) || [FLOWS, RATES, REFUSED, TOLD].contains(&set)
+        };
         let found = self.elements.iter().filter(|(set, _)| !of_base_ruleset(set));
         let mut rest: BTreeMap<&str, BTreeSet<&Element>> =
             found.map(|(set, elements)| (&**set, elements.iter().collect())).collect();
@@ -150,7 +153,7 @@ impl FoundTable {
     }
 }
 
-fn differences(chain: &str, wanted: &[Rule], found: &[&Rule]) -> Vec<String> {
+fn differences(chain: &str, wanted: &[&Rule], found: &[&Rule]) -> Vec<String> {
     let mut left: Vec<_> = found.to_vec();
     let mut lines = Vec::new();
     for rule in wanted {

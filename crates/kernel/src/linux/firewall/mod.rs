@@ -51,6 +51,11 @@ pub(super) trait FirewallBackend {
         Ok(true)
     }
 
+    /// Does the same as [`Firewall::can_judge`].
+    fn can_judge(&mut self) -> Result<bool, Refusal> {
+        Ok(true)
+    }
+
     /// Returns the way in which a long-lived process is notified of changes of this backend's ruleset. Does not ask the
     /// kernel.
     fn watch(&self) -> Watch;
@@ -128,6 +133,11 @@ fn unchanged(backend: Backend) -> impl FnOnce(Refusal) -> KernelError {
 impl Firewall for Linux {
     fn can_refuse(&mut self, backend: Backend) -> Result<bool, KernelError> {
         let found = self.with_backend(backend, |firewall| firewall.can_refuse());
+        found.map_err(unreadable(backend))
+    }
+
+    fn can_judge(&mut self, backend: Backend) -> Result<bool, KernelError> {
+        let found = self.with_backend(backend, |firewall| firewall.can_judge());
         found.map_err(unreadable(backend))
     }
 

@@ -28,6 +28,10 @@ impl Firewall for Watched {
         self.kernel.can_refuse(backend)
     }
 
+    fn can_judge(&mut self, backend: Backend) -> Result<bool, KernelError> {
+        self.kernel.can_judge(backend)
+    }
+
     fn probe_firewall(
         &mut self,
         backend: Backend,

@@ -29,6 +29,7 @@ fn spec(number: u16) -> LinkSpec {
         mtu: 1500,
         owner,
         backend: Backend::Nftables,
+        policies: true,
     };
     reserved(Slot::new(number), &node).unwrap().link
 }

@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use self::program::{MISSING, RESTORE};
 use super::{
     FirewallBackend, foreign_chains,
-    nftables::{Nftables, Object, ObjectChange},
+    nftables::{Nftables, Object, ObjectChange, is_of_policies},
     watch::Watch,
 };
 use crate::{Refusal, process::Launcher};
@@ -52,6 +52,9 @@ impl FirewallBackend for Iptables<'_> {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, Refusal> {
+        if !self.nftables.probe_policies(base_ruleset, entries)? {
+            return Ok(false);
+        }
         if self.variant == IptablesVariant::Nft
             && self.nftables.connection()?.is_shut_by_policy()?
         {
@@ -73,20 +76,28 @@ impl FirewallBackend for Iptables<'_> {
 
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
         let saved = self.saved()?;
-        Ok(iptables::state(expected, &saved))
+        let state = iptables::state(expected, &saved);
+        Ok(match self.nftables.policies(expected)? {
+            Some(policies) => state.beside(policies),
+            None => state,
+        })
     }
 
-    /// Applies a [`Change::Delta`] in one transaction, and other changes in one for each table: a table that is refused
-    /// stays as it was, and so do those after it.
+    /// Applies a change in one transaction for each table that it concerns: a table that is refused stays as it was, and so do
+    /// those after it. What policies say comes first, and goes last: no guest is without.
     fn apply(&mut self, change: &Change) -> Result<(), Refusal> {
         match change {
-            Change::Delta { remove, add, owner } if remove.len() < iptables::MANY => {
-                self.restore(&iptables::delta(remove, add, owner.as_ref())?)
+            Change::Delta { remove, add, owner } if !iptables::rewrites(remove) => {
+                let input = iptables::delta(remove, add, owner.as_ref())?;
+                self.nftables.change_policies(remove, add)?;
+                if input.is_empty() { Ok(()) } else { self.restore(&input) }
             }
             Change::Delta { remove, add, owner } => {
+                self.nftables.change_policies(remove, add)?;
                 let saved = self.saved()?;
                 let mut entries = iptables::entries(&saved);
-                if let Some(missing) = remove.difference(&entries).next() {
+                let mut missing = remove.difference(&entries);
+                if let Some(missing) = missing.find(|entry| iptables::is_rule(entry)) {
                     let words = format!("removing {missing}");
                     return Err(Refusal { errno: Some(Refusal::ENOENT), words });
                 }
@@ -99,12 +110,14 @@ impl FirewallBackend for Iptables<'_> {
                     let words = format!("iptables cannot name the interface {name}");
                     return Err(Refusal::words(words));
                 }
+                self.nftables.reset_policies(ruleset)?;
                 let saved = self.saved()?;
                 self.restore(&iptables::reset(ruleset, &saved)?)
             }
             Change::Remove => {
                 let saved = self.saved()?;
-                iptables::remove(&saved).map_or(Ok(()), |input| self.restore(&input))
+                iptables::remove(&saved).map_or(Ok(()), |input| self.restore(&input))?;
+                self.nftables.remove_policies()
             }
         }
     }
@@ -113,15 +126,19 @@ impl FirewallBackend for Iptables<'_> {
         matches::has(self.variant, iptables::SOCKET)
     }
 
+    fn can_judge(&mut self) -> Result<bool, Refusal> {
+        self.nftables.is_there()
+    }
+
     /// Programs apply our changes, so that only the names of their processes distinguish them from others. Changes by
-    /// the legacy variant are not announced at all.
+    /// the legacy variant are not announced at all, apart from those of the table of policies.
     fn watch(&self) -> Watch {
         match self.variant {
             IptablesVariant::Nft => {
                 Watch { concerns, program: Some(names::iptables::PROGRAM), announced: true }
             }
             IptablesVariant::Legacy => Watch {
-                concerns: |_| false,
+                concerns: is_of_policies,
                 program: Some(names::iptables::PROGRAM),
                 announced: false,
             },
@@ -202,11 +219,12 @@ fn concerns(object: &Object<'_>) -> bool {
             || names::iptables::JUMPING.contains(&chain)
             || object.table == names::iptables::MANGLE
     };
-    object.family == Object::IPV4
+    let in_iptables = object.family == Object::IPV4
         && names::iptables::OUR_TABLES.contains(&object.table)
         && match object.change {
             ObjectChange::DeletedTable => true,
             ObjectChange::Chain | ObjectChange::Rule => object.chain.is_some_and(ours),
             ObjectChange::NewTable | ObjectChange::Element | ObjectChange::Other => false,
-        }
+        };
+    in_iptables || is_of_policies(object)
 }

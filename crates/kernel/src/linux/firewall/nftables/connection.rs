@@ -22,7 +22,7 @@ use crate::{
 use riklet_core::firewall::{
     Entry, RefusingRule,
     nftables::{
-        Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element,
+        Chain, Element, Operation, Rule, Set, Table, TableName, element,
         foreign_set::{self, ForeignElement},
         is_sound, tables,
     },
@@ -75,8 +75,12 @@ impl Connection {
         found.first().map(|number| (*number).into()).ok_or_else(unnamed)
     }
 
-    /// Reports whether our table has all these entries.
-    pub(super) fn holds(&mut self, entries: &BTreeSet<Entry>) -> Result<bool, Refusal> {
+    /// Reports whether a table of ours has all these entries.
+    pub(super) fn holds(
+        &mut self,
+        table: &TableName,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, Refusal> {
         let mut wanted: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for entry in entries {
             let (set, elements) = element::of_entry(entry)?;
@@ -84,7 +88,7 @@ impl Connection {
         }
         for (set, elements) in wanted {
             for chunk in elements.chunks(ELEMENTS_A_REQUEST) {
-                let request = element::get(&base_ruleset::name(), set, chunk);
+                let request = element::get(table, set, chunk);
                 let answer = self.socket.query_as(&request, 0, element::read);
                 let Some(answer) = found(answer)? else { return Ok(false) };
                 let found: BTreeSet<_> = answer.into_iter().flatten().collect();

@@ -3,6 +3,7 @@
 mod connection;
 mod foreign_chains;
 mod notification;
+mod policies;
 mod tables;
 #[cfg(test)]
 #[cfg(privileged)]
@@ -11,6 +12,7 @@ mod tests;
 #[cfg(any(test, fuzzing))]
 pub(in crate::linux) use connection::read;
 pub(super) use notification::{Generation, Notification, Object, ObjectChange};
+pub(super) use policies::is_of_policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +27,7 @@ use riklet_core::{
             self,
             nftables::{FLOWS, RATES, REFUSED, TOLD},
         },
-        nftables::{FoundTable, base_ruleset, operations, refused},
+        nftables::{FoundTable, Layout, base_ruleset, operations, refused},
     },
     model::{InterfaceName, Slot},
 };
@@ -61,6 +63,30 @@ impl Nftables {
     }
 }
 
+impl Nftables {
+    /// Compares a table of ours with what it should be, and its entries with these.
+    pub(super) fn compare(
+        &mut self,
+        expected: &Layout,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<FirewallState, Refusal> {
+        let connection = self.connection()?;
+        let name = &expected.table.name;
+        let Some(table) = connection.table(name)? else {
+            return Ok(FirewallState::absent());
+        };
+        let mut chains = connection.chains(name.family)?;
+        chains.retain(|chain| chain.table == *name);
+        let rules = connection.rules(name, None)?;
+        let sets = connection.sets(name)?;
+        let mut elements = BTreeMap::new();
+        for set in &sets {
+            elements.insert(set.name.clone(), connection.elements(name, &set.name)?);
+        }
+        Ok(FoundTable { table, chains, rules, sets, elements }.against(expected, entries))
+    }
+}
+
 impl FirewallBackend for Nftables {
     /// Reports as well whether no firewall of iptables-nft came after ours. The cost does not depend on the
     /// number of entries in the table.
@@ -79,24 +105,11 @@ impl FirewallBackend for Nftables {
                 return Ok(false);
             }
         }
-        Ok(connection.holds(entries)? && !connection.is_shut_by_policy()?)
+        Ok(connection.holds(&expected.name, entries)? && !connection.is_shut_by_policy()?)
     }
 
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
-        let connection = self.connection()?;
-        let name = base_ruleset::name();
-        let Some(table) = connection.table(&name)? else {
-            return Ok(FirewallState::absent());
-        };
-        let mut chains = connection.chains(name.family)?;
-        chains.retain(|chain| chain.table == name);
-        let rules = connection.rules(&name, None)?;
-        let sets = connection.sets(&name)?;
-        let mut elements = BTreeMap::new();
-        for set in &sets {
-            elements.insert(set.name.clone(), connection.elements(&name, &set.name)?);
-        }
-        Ok(FoundTable { table, chains, rules, sets, elements }.against(expected))
+        self.compare(&base_ruleset::layout(&expected.base_ruleset), &expected.entries)
     }
 
     /// Applies each change in one transaction: all of it is done, or nothing.
@@ -105,7 +118,7 @@ impl FirewallBackend for Nftables {
         if let Change::Delta { remove, .. } = change {
             // The kernel deletes by key, whatever value a map has for it, so the value is compared first.
             for entry in remove {
-                if !connection.holds(&BTreeSet::from([*entry]))? {
+                if !connection.holds(&base_ruleset::name(), &BTreeSet::from([*entry]))? {
                     let words = format!("removing {entry}");
                     return Err(Refusal { errno: Some(Refusal::ENOENT), words });
                 }
@@ -142,6 +155,10 @@ pub(super) fn concerns(object: &Object<'_>) -> bool {
 
 /// Reports whether this is a table of ours, or something in it.
 pub(super) fn is_ours(object: &Object<'_>) -> bool {
-    let ours = [names::nftables::TABLE, names::nftables::CONFINEMENT_TABLE];
+    let ours = [
+        names::nftables::TABLE,
+        names::nftables::CONFINEMENT_TABLE,
+        names::nftables::POLICIES_TABLE,
+    ];
     object.family == Object::INET && ours.contains(&object.table)
 }
