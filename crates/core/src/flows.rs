@@ -1,6 +1,11 @@
 //! Entries of the connection tracking table, by common properties.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::Ipv4Net;
 
 use crate::{
     address::Family,
@@ -30,12 +35,29 @@ pub enum Flows {
         /// The guest's ports.
         guest_ports: PortRange,
     },
-    /// Flows that this guest sent to some of these destinations, and whose destination nobody translated.
+    /// Flows that this guest sent to some of these destinations: those that nobody publishes on the host. Where others
+    /// translate the destination, the one that it leads to counts.
     Sent {
         /// The guest's address.
         guest: IpAddr,
+        /// True if the destination is the host itself, by any of its addresses; false if it is beyond.
+        host: bool,
         /// The destinations.
         to: Block,
+    },
+    /// The same flows of every guest of this range that no [`Self::Sent`] is for.
+    SentByOthers {
+        /// The guests' addresses.
+        guests: Ipv4Net,
+        /// True if the destination is the host itself.
+        host: bool,
+        /// The destinations.
+        to: Block,
+    },
+    /// Flows that others than the host sent to a guest of this range by its own address.
+    Direct {
+        /// The guests' addresses.
+        guests: Ipv4Net,
     },
     /// Flows sent to these ports and not translated at all: those of clients that began before the exposure. Flows that
     /// another program translates or masquerades stay.
@@ -60,6 +82,7 @@ impl Flows {
                 Family::of(*guest)
             }
             Self::Untranslated { family, .. } => *family,
+            Self::SentByOthers { .. } | Self::Direct { .. } => Family::V4,
         }
     }
 
@@ -68,7 +91,7 @@ impl Flows {
     pub const fn has_many_ports(&self) -> bool {
         match self {
             Self::Guest { .. } => false,
-            Self::Sent { .. } => true,
+            Self::Sent { .. } | Self::SentByOthers { .. } | Self::Direct { .. } => true,
             Self::Exposed { host_ports: ports, .. } | Self::Untranslated { ports, .. } => {
                 !ports.is_single()
             }
@@ -104,10 +127,88 @@ impl Flows {
                 Self::Untranslated { family, protocol, address, ports: sent } == *other
                     && ports.contains(sent)
             }
-            (Self::Sent { guest, to }, Self::Sent { guest: sender, to: sent }) => {
-                guest == sender && to.contains(&sent)
+            (Self::Sent { guest, host, to }, Self::Sent { guest: sender, host: at, to: sent }) => {
+                (guest, host) == (sender, at) && to.contains(&sent)
             }
             _ => self == other,
+        }
+    }
+}
+
+/// A tracked flow, by both of its ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracked {
+    /// The address that it was sent from.
+    pub from: Ipv4Addr,
+    /// The address that it was sent to.
+    pub to: Ipv4Addr,
+    /// The address that answers: another one if the destination was translated.
+    pub answerer: Ipv4Addr,
+    /// The protocol (IANA).
+    pub protocol: u8,
+    /// The port that answers, if the protocol has ports.
+    pub port: Option<u16>,
+}
+
+/// The flows of a set that are told by who sent them and where to. A look-up takes the same time however many guests the set
+/// is about.
+#[derive(Debug, Default)]
+pub struct SentFlows {
+    by_guest: BTreeMap<IpAddr, Vec<(bool, Block)>>,
+    by_others: Vec<(Ipv4Net, bool, Block)>,
+    direct: Vec<Ipv4Net>,
+}
+
+impl SentFlows {
+    /// Returns those of a set.
+    #[must_use]
+    pub fn of(flows: &BTreeSet<Flows>) -> Self {
+        let mut sent = Self::default();
+        for flows in flows {
+            match *flows {
+                Flows::Sent { guest, host, to } => {
+                    sent.by_guest.entry(guest).or_default().push((host, to));
+                }
+                Flows::SentByOthers { guests, host, to } => {
+                    sent.by_others.push((guests, host, to));
+                }
+                Flows::Direct { guests } => sent.direct.push(guests),
+                Flows::Guest { .. } | Flows::Exposed { .. } | Flows::Untranslated { .. } => {}
+            }
+        }
+        sent
+    }
+
+    /// Reports whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { by_guest, by_others, direct } = self;
+        by_guest.is_empty() && by_others.is_empty() && direct.is_empty()
+    }
+
+    /// Reports whether a flow is among these, on a host with these addresses.
+    #[must_use]
+    pub fn have(&self, flow: &Tracked, of_host: &BTreeSet<Ipv4Addr>) -> bool {
+        let Tracked { from, to, answerer, protocol, port } = *flow;
+        if of_host.contains(&from) {
+            return false;
+        }
+        let translated = answerer != to;
+        if !translated && !of_host.contains(&to) && self.direct.iter().any(|net| net.contains(&to))
+        {
+            return true;
+        }
+        let host = of_host.contains(&to);
+        // It is published: on the host, or by the host in place of another.
+        if translated && (host || of_host.contains(&answerer)) {
+            return false;
+        }
+        let packet = Block::of_packet(answerer, protocol, port);
+        match self.by_guest.get(&from.into()) {
+            Some(blocks) => blocks.iter().any(|(at, block)| *at == host && block.contains(&packet)),
+            None => self.by_others.iter().any(|(guests, at, block)| {
+                *at == host && guests.contains(&from) && block.contains(&packet)
+            }),
         }
     }
 }
@@ -115,6 +216,58 @@ impl Flows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A flow of a guest, its destination and who answers, by TCP.
+    fn tracked(from: [u8; 4], to: [u8; 4], answerer: [u8; 4], port: u16) -> Tracked {
+        let (from, to, answerer) = (from.into(), to.into(), answerer.into());
+        Tracked { from, to, answerer, protocol: 6, port: Some(port) }
+    }
+
+    #[test]
+    fn a_flow_is_judged_by_who_sent_it_and_what_it_leads_to() {
+        let guests: Ipv4Net = "10.231.0.0/16".parse().unwrap();
+        let network = |net: &str| Block::of_network(net.parse().unwrap());
+        let named = [10, 231, 0, 2];
+        let sent = SentFlows::of(
+            &[
+                Flows::Sent { guest: named.into(), host: false, to: network("9.9.9.0/24") },
+                Flows::SentByOthers { guests, host: false, to: network("10.0.0.0/8") },
+                Flows::SentByOthers { guests, host: true, to: network("0.0.0.0/0") },
+                Flows::Direct { guests },
+            ]
+            .into(),
+        );
+        let of_host =
+            [[192, 168, 7, 1], [10, 231, 0, 1], [10, 231, 0, 5]].map(Ipv4Addr::from).into();
+        let other = [10, 231, 0, 6];
+        let (node, gateway, client) = ([192, 168, 7, 1], [10, 231, 0, 1], [192, 168, 7, 2]);
+        for (flow, expected) in [
+            ((named, [9, 9, 9, 9], [9, 9, 9, 9]), true),
+            ((named, [10, 9, 5, 1], [10, 9, 5, 1]), false),
+            ((named, node, node), false),
+            ((other, [9, 9, 9, 9], [9, 9, 9, 9]), false),
+            ((other, [10, 9, 5, 1], [10, 9, 5, 1]), true),
+            ((other, node, node), true),
+            // Another program leads it there.
+            ((other, [9, 9, 9, 9], [10, 9, 5, 1]), true),
+            ((other, [10, 9, 5, 1], [9, 9, 9, 9]), false),
+            // It is published.
+            ((other, node, [10, 9, 5, 1]), false),
+            ((other, node, named), false),
+            ((client, node, named), false),
+            ((other, [10, 9, 5, 1], node), false),
+            // By a guest's own address, from a guest, from others and from the host.
+            ((other, named, named), true),
+            ((client, named, named), true),
+            ((gateway, named, named), false),
+            ((named, gateway, gateway), false),
+            ((client, node, node), false),
+        ] {
+            let (from, to, answerer) = flow;
+            let flow = tracked(from, to, answerer, 80);
+            assert_eq!(sent.have(&flow, &of_host), expected, "{flow:?}");
+        }
+    }
 
     #[test]
     fn a_range_contains_each_port_with_its_own_target() {

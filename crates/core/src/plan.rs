@@ -25,7 +25,7 @@ use crate::{
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
     manager::{self, Manager, ManagerFile},
     model::{InterfaceName, Mark, Owner, Pool, Slot},
-    reach,
+    reach::{self, Block},
     routing::{RoutingRule, UplinkRoute},
     shaping::{ShapingState, Twin},
     small::SmallSet,
@@ -408,13 +408,16 @@ fn firewall_steps(
     let opened: BTreeSet<Entry> = add.iter().chain(begun).copied().collect();
     let interrupted = interrupted.iter().map(|(slot, _)| *slot);
     let restarted: BTreeSet<Slot> = interrupted.chain(desired.draining.iter().copied()).collect();
-    let flows = flows(desired, &opened, &remove, &restarted, leaving);
+    let intact =
+        observed.firewall.base_ruleset == BaseState::Intact && observed.firewall.strays.is_empty();
+    let mut flows = flows(desired, &opened, &remove, &restarted, leaving);
+    if !intact {
+        flows.extend(begun_in_a_gap(desired, observed));
+    }
     let flows = (!flows.is_empty()).then_some(Step::ForgetFlows(flows));
     let Some(base_ruleset) = &desired.base_ruleset else {
         return (firewall_removal(desired, observed), flows);
     };
-    let intact =
-        observed.firewall.base_ruleset == BaseState::Intact && observed.firewall.strays.is_empty();
     let change = if !intact {
         Some(Change::Reset(Ruleset { base_ruleset: base_ruleset.clone(), entries }))
     } else if add.is_empty() && remove.is_empty() {
@@ -493,11 +496,50 @@ fn ended<'a>(
             entries.push(entry);
         }
     }
-    let ended = |(guest, entries)| {
-        let refused = reach::refused(entries, base_ruleset.egress);
-        refused.into_iter().map(move |to| Flows::Sent { guest, to })
-    };
+    let ended = |(guest, entries): (IpAddr, Vec<&Entry>)| refused(guest, &entries, base_ruleset);
     guests.into_iter().flat_map(ended).collect()
+}
+
+/// Returns the flows that a guest with these entries may not have sent.
+fn refused(guest: IpAddr, entries: &[&Entry], base_ruleset: &BaseRuleset) -> Vec<Flows> {
+    let at = |host| {
+        let blocks = reach::refused(entries.iter().copied(), base_ruleset.egress, host);
+        blocks.into_iter().map(move |to| Flows::Sent { guest, host, to })
+    };
+    at(false).chain(at(true)).collect()
+}
+
+/// Returns the flows that the rules do not allow, of guests that were there before the rules: other rules stood, or none.
+/// What they allow goes on.
+fn begun_in_a_gap(desired: &Desired, observed: &Observed) -> BTreeSet<Flows> {
+    let Some(base_ruleset) = &desired.base_ruleset else { return BTreeSet::new() };
+    let stayed =
+        |slot: &Slot| observed.links.contains_key(slot) && !desired.beginning.contains(slot);
+    let staying = desired.fragments.iter().filter(|(slot, _)| stayed(slot));
+    let (mut with_policy, mut any) = (BTreeMap::<IpAddr, Vec<&Entry>>::new(), false);
+    for (_, fragment) in staying {
+        any = true;
+        let entries = fragment.entries.iter();
+        let of_policy =
+            entries.filter(|entry| matches!(entry, Entry::Policy { .. } | Entry::Reach { .. }));
+        for entry in of_policy {
+            with_policy.entry(entry.guest()).or_default().push(entry);
+        }
+    }
+    if !any {
+        return BTreeSet::new();
+    }
+    let guests = desired.pool.v4();
+    let others = [false, true].into_iter().flat_map(|host| {
+        let blocks = reach::refused([], base_ruleset.egress, host).into_iter();
+        blocks.map(move |to| Flows::SentByOthers { guests, host, to })
+    });
+    // A guest that may reach everything is none of the others either.
+    let marked =
+        with_policy.keys().map(|&guest| Flows::Sent { guest, host: false, to: Block::NOTHING });
+    let with_policy =
+        with_policy.iter().flat_map(|(&guest, entries)| refused(guest, entries, base_ruleset));
+    [Flows::Direct { guests }].into_iter().chain(others).chain(marked).chain(with_policy).collect()
 }
 
 fn foreign_chain_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {

@@ -26,6 +26,8 @@ pub struct Block([(u32, u32); 3]);
 impl Block {
     /// Everything.
     pub const EVERYTHING: Self = Self([(0, u32::MAX), (0, 255), (0, 65_535)]);
+    /// Nothing: no destination is in it.
+    pub const NOTHING: Self = Self([(1, 0); 3]);
 
     /// Returns the block of these addresses, with every protocol and port.
     #[must_use]
@@ -202,19 +204,25 @@ fn host(place: Place) -> Option<Ipv4Net> {
     (place == Place::Host).then(Ipv4Net::default)
 }
 
-/// Returns the blocks that a guest with these entries does not reach beyond the host. `of_node` is the reach of guests whose
-/// policy names none.
+/// Returns the blocks that a guest with these entries does not reach: beyond the host, or of the host itself. `of_node` is the
+/// reach of guests whose policy names none.
 #[must_use]
-pub fn refused<'a>(entries: impl IntoIterator<Item = &'a Entry>, of_node: Egress) -> Vec<Block> {
+pub fn refused<'a>(
+    entries: impl IntoIterator<Item = &'a Entry>,
+    of_node: Egress,
+    at_host: bool,
+) -> Vec<Block> {
     let (mut egress, mut all) = (of_node, Vec::new());
     for entry in entries {
         match *entry {
             Entry::Policy { reach, .. } => egress = reach,
-            Entry::Reach { host: false, block, allowed, .. } => all.push((block, allowed)),
+            Entry::Reach { host, block, allowed, .. } if host == at_host => {
+                all.push((block, allowed));
+            }
             _ => {}
         }
     }
-    all.extend(of_egress(egress));
+    all.extend(if at_host { of_egress_to_host(egress) } else { of_egress(egress) });
     let all = separate(all).into_iter();
     all.filter(|(_, allowed)| !allowed).map(|(block, _)| block).collect()
 }
@@ -238,7 +246,7 @@ pub fn widening(policy: &EgressPolicy, of_node: Egress) -> Option<Widening> {
     };
     let default = policy.default_reach().filter(|reach| rank(*reach) > rank(of_node));
     // What is allowed is reached by any interface, and not only by the uplinks.
-    let mut beyond = refused(&[], of_node);
+    let mut beyond = refused(&[], of_node, false);
     beyond.extend(SPECIAL_RANGES.map(Block::of_network));
     let names = NAME_SERVERS.map(|(_, port)| PortRange::single(port));
     let is_wider = |to: &&Destination| match (to.place(), of_node) {
@@ -279,6 +287,18 @@ fn of_egress(egress: Egress) -> Vec<(Block, bool)> {
             names.chain(mail).chain(special).chain([rest(true)]).collect()
         }
     }
+}
+
+/// Returns the blocks of a reach at the host itself, the first of those that overlap first. An echo request is answered.
+fn of_egress_to_host(egress: Egress) -> Vec<(Block, bool)> {
+    /// `IPPROTO_ICMP`.
+    const ICMP: u32 = 1;
+    let echo = (Block::EVERYTHING.with(PROTOCOLS, (ICMP, ICMP)), true);
+    let names = (egress == Egress::Internet).then_some(NAME_SERVERS).into_iter().flatten();
+    let names = names.filter_map(|(protocol, port)| {
+        Some((Block::EVERYTHING.to_ports(protocol, PortRange::single(port)?), true))
+    });
+    [echo].into_iter().chain(names).chain([(Block::EVERYTHING, egress == Egress::All)]).collect()
 }
 
 /// Returns the blocks of one destination, if it is at such a place.
@@ -375,8 +395,21 @@ mod tests {
         let is_refused = |policy: Option<&EgressPolicy>, of_node, to: &str, protocol, port| {
             let packet = Block::of_packet(to.parse().unwrap(), protocol, Some(port));
             let entries: Vec<_> = policy.map(|p| entries(p, guest)).into_iter().flatten().collect();
-            refused(&entries, of_node).iter().any(|block| block.contains(&packet))
+            refused(&entries, of_node, false).iter().any(|block| block.contains(&packet))
         };
+        let is_refused_at_host = |policy: Option<&EgressPolicy>, of_node, protocol, port| {
+            let packet = Block::of_packet([192, 168, 7, 1].into(), protocol, Some(port));
+            let entries: Vec<_> = policy.map(|p| entries(p, guest)).into_iter().flatten().collect();
+            refused(&entries, of_node, true).iter().any(|block| block.contains(&packet))
+        };
+        assert!(!is_refused_at_host(None, Egress::Internet, 17, 53));
+        assert!(!is_refused_at_host(None, Egress::None, 1, 0));
+        assert!(is_refused_at_host(None, Egress::None, 17, 53));
+        assert!(is_refused_at_host(None, Egress::Internet, 6, 22));
+        assert!(!is_refused_at_host(None, Egress::All, 6, 22));
+        let host = policy(None, &["host:9000/tcp"], &["host:22"]);
+        assert!(!is_refused_at_host(Some(&host), Egress::Internet, 6, 9000));
+        assert!(is_refused_at_host(Some(&host), Egress::All, 6, 22));
         assert!(!is_refused(None, Egress::Internet, "8.8.8.8", 6, 443));
         assert!(is_refused(None, Egress::Internet, "8.8.8.8", 6, 25));
         assert!(is_refused(None, Egress::Internet, "10.0.0.1", 6, 443));

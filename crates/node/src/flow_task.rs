@@ -164,7 +164,11 @@ impl Open {
             Flows::Exposed { protocol, host_address, host_ports, .. } => {
                 exposure.takes(protocol, host_address, host_ports)
             }
-            Flows::Guest { .. } | Flows::Sent { .. } | Flows::Untranslated { .. } => false,
+            Flows::Guest { .. }
+            | Flows::Sent { .. }
+            | Flows::SentByOthers { .. }
+            | Flows::Direct { .. }
+            | Flows::Untranslated { .. } => false,
         })
     }
 }

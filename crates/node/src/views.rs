@@ -113,6 +113,7 @@ impl<'a> ScopedView<'a> {
                 Flows::Guest { .. } => change.after.is_some(),
                 Flows::Exposed { guest, .. } | Flows::Sent { guest, .. } => guests.contains(guest),
                 Flows::Untranslated { .. } => opened.contains(flows),
+                Flows::SentByOthers { .. } | Flows::Direct { .. } => false,
             });
             needs.then_some(slot)
         };

@@ -20,6 +20,7 @@ mod description;
 mod directory;
 mod drift;
 mod egress;
+mod ended;
 mod explained;
 mod exposures;
 mod failed;

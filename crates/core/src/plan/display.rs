@@ -141,6 +141,10 @@ impl fmt::Display for Flows {
                 Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports }.fmt(f)
             }
             Self::Sent { guest, .. } => write!(f, "of guest {guest} that its policy refuses"),
+            Self::SentByOthers { guests, .. } => {
+                write!(f, "of guests of {guests} that the rules refuse")
+            }
+            Self::Direct { guests } => write!(f, "to guests of {guests}, untranslated"),
             Self::Untranslated { protocol, address: Some(address), ports, .. } => {
                 write!(f, "{protocol} to {}:{ports}, untranslated", Bracketed(*address))
             }

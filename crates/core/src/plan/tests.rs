@@ -347,7 +347,7 @@ fn what_a_changed_policy_no_longer_allows_is_forgotten() {
     ");
     let refused = |steps: &[Step], to: &str, protocol| {
         let packet = Block::of_packet(to.parse().unwrap(), protocol, Some(80));
-        let sent = Flows::Sent { guest: [10, 231, 0, 2].into(), to: packet };
+        let sent = Flows::Sent { guest: [10, 231, 0, 2].into(), host: false, to: packet };
         steps.iter().any(|step| match step {
             Step::ForgetFlows(flows) => flows.iter().any(|flows| flows.contains(&sent)),
             _ => false,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_DUMP, Nla};
@@ -22,9 +22,8 @@ use super::{
 };
 use crate::{KernelError, Refusal};
 use riklet_core::{
-    flows::Flows,
+    flows::{Flows, SentFlows, Tracked},
     model::{Family, PortRange, Protocol},
-    reach::Block,
 };
 
 /// `CTA_STATUS`, `CTA_ID`, `CTA_ZONE`, `CTA_STATUS_MASK`, and `CTA_FILTER` with its attributes.
@@ -80,9 +79,13 @@ impl Conntrack {
         Ok(Self { socket: Socket::open(NETLINK_NETFILTER)? })
     }
 
-    /// Deletes the entries of these flows.
-    pub(super) fn forget(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
-        self.delete_all(flows).map_err(|source| KernelError::ForgetFlows { source })
+    /// Deletes the entries of these flows, on a host with these addresses.
+    pub(super) fn forget(
+        &mut self,
+        flows: &BTreeSet<Flows>,
+        of_host: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(), KernelError> {
+        self.delete_all(flows, of_host).map_err(|source| KernelError::ForgetFlows { source })
     }
 
     /// Returns the number of IPv4 entries by address: those of connections that it began, or that were translated
@@ -103,21 +106,32 @@ impl Conntrack {
         Ok(counts)
     }
 
-    fn delete_all(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
+    fn delete_all(
+        &mut self,
+        flows: &BTreeSet<Flows>,
+        of_host: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(), Refusal> {
         let of = |family| flows.iter().copied().filter(|f| f.family() == family).collect();
         let (v4, v6): (BTreeSet<Flows>, BTreeSet<Flows>) = (of(Family::V4), of(Family::V6));
         if !v4.is_empty() {
-            self.delete_v4(&v4)?;
+            self.delete_v4(&v4, of_host)?;
         }
         // No filter is used for IPv6 addresses: the kernel would delete all other entries, since
         // `ctnetlink_filter_match_tuple` treats equality by ipv6_addr_cmp() as a difference (tried with 6.18).
-        if v6.is_empty() { Ok(()) } else { self.delete_listed(&v6, Family::V6) }
+        if v6.is_empty() { Ok(()) } else { self.delete_listed(&v6, of_host, Family::V6) }
     }
 
-    fn delete_v4(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
+    fn delete_v4(
+        &mut self,
+        flows: &BTreeSet<Flows>,
+        of_host: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(), Refusal> {
         let filters = || all_filters(flows);
-        if filters().len() >= MANY_FILTERS {
-            return self.delete_listed(flows, Family::V4);
+        // A filter has no ranges of addresses.
+        let of_many =
+            |flows: &Flows| matches!(flows, Flows::SentByOthers { .. } | Flows::Direct { .. });
+        if flows.iter().any(of_many) || filters().len() >= MANY_FILTERS {
+            return self.delete_listed(flows, of_host, Family::V4);
         }
         // The filter of a range also matches entries outside of the range.
         let exact = !flows.iter().any(Flows::has_many_ports);
@@ -125,8 +139,8 @@ impl Conntrack {
             return Ok(());
         }
         self.dump_filtered(filters())
-            .and_then(|entries| self.delete_of(flows, entries))
-            .or_else(|_refused| self.delete_listed(flows, Family::V4))
+            .and_then(|entries| self.delete_of(flows, of_host, entries))
+            .or_else(|_refused| self.delete_listed(flows, of_host, Family::V4))
     }
 
     /// Deletes the entries that these filters match, from Linux 6.11 on. This is much faster than a dump, which
@@ -144,25 +158,37 @@ impl Conntrack {
         results.into_iter().collect()
     }
 
-    fn delete_listed(&mut self, flows: &BTreeSet<Flows>, family: Family) -> Result<(), Refusal> {
+    fn delete_listed(
+        &mut self,
+        flows: &BTreeSet<Flows>,
+        of_host: &BTreeSet<Ipv4Addr>,
+        family: Family,
+    ) -> Result<(), Refusal> {
         let entries = self.dump_everything(family)?;
-        self.delete_of(flows, entries)
+        self.delete_of(flows, of_host, entries)
     }
 
     /// Deletes those of the entries that belong to these flows.
     fn delete_of(
         &mut self,
         flows: &BTreeSet<Flows>,
+        of_host: &BTreeSet<Ipv4Addr>,
         entries: Vec<Vec<ConntrackAttribute>>,
     ) -> Result<(), Refusal> {
+        // Those that guests sent are looked up by the guest: there may be many for each of many guests.
+        let sent = SentFlows::of(flows);
+        let was_sent =
+            |entry: &Vec<_>| tracked(entry).is_some_and(|flow| sent.have(&flow, of_host));
+        let by_ports = flows.iter().filter(|flows| !is_sent(flows));
         let (of_ranges, of_ports): (BTreeSet<&Flows>, BTreeSet<&Flows>) =
-            flows.iter().partition(|flows| flows.has_many_ports());
+            by_ports.partition(|flows| flows.has_many_ports());
         let in_a_range = |flow: &Flows| of_ranges.iter().any(|flows| flows.contains(flow));
         // A kernel without support for filters may have ignored them, so each entry is checked here.
         let doomed: Vec<_> = entries
             .into_iter()
             .filter(|entry| {
                 flows_of(entry).any(|flow| of_ports.contains(&flow) || in_a_range(&flow))
+                    || !sent.is_empty() && was_sent(entry)
             })
             .collect();
         for batch in doomed.chunks(BATCH) {
@@ -268,6 +294,7 @@ fn filters(flows: Flows) -> Vec<Filter> {
             let original = Some((BY_SOURCE, vec![source(guest)]));
             vec![Filter { family, original, reply: None, untranslated: false }]
         }
+        Flows::SentByOthers { .. } | Flows::Direct { .. } => vec![],
         Flows::Exposed { protocol, host_address, host_ports, guest, guest_ports } => {
             let mut ports = vec![number(protocol)];
             let mut flags = BY_SOURCE | BY_PROTOCOL;
@@ -329,16 +356,23 @@ fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<>
         let (host_address, host_ports) = (address, ports);
         Some(Flows::Exposed { protocol, host_address, host_ports, guest, guest_ports })
     });
-    guests.chain(sent_to).chain(sent(&original, &reply))
+    guests.chain(sent_to)
 }
 
-/// Returns the flow by who sent it, and where to, unless its destination was translated: then who answers is another.
-fn sent(original: &Direction, reply: &Direction) -> Option<Flows> {
-    let (guest, to) = (original.source?, original.destination?);
-    let IpAddr::V4(address) = to else { return None };
-    let to_itself = reply.source == Some(to);
-    let to = Block::of_packet(address, original.number?, original.destination_port);
-    to_itself.then_some(Flows::Sent { guest, to })
+/// Reports whether flows are told by who sent them.
+const fn is_sent(flows: &Flows) -> bool {
+    matches!(flows, Flows::Sent { .. } | Flows::SentByOthers { .. } | Flows::Direct { .. })
+}
+
+/// Returns an entry by both of its ends, if they have addresses of IPv4.
+fn tracked(entry: &[ConntrackAttribute]) -> Option<Tracked> {
+    let (original, reply) = directions(entry);
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (original.source?, original.destination?) else {
+        return None;
+    };
+    let IpAddr::V4(answerer) = reply.source? else { return None };
+    let (protocol, port) = (original.number?, reply.source_port);
+    Some(Tracked { from, to, answerer, protocol, port })
 }
 
 fn directions(entry: &[ConntrackAttribute]) -> (Direction, Direction) {
@@ -437,9 +471,13 @@ fn message(family: Family, message: ConntrackMessage) -> NetfilterMessage {
 
 impl crate::Conntrack for Linux {
     fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
-        opened(&mut self.conntrack, Conntrack::open)
-            .map_err(|source| KernelError::ForgetFlows { source })?
-            .forget(flows)
+        let failed = |source| KernelError::ForgetFlows { source };
+        let of_host = if flows.iter().any(is_sent) {
+            self.route(failed)?.addresses_of_host().map_err(failed)?
+        } else {
+            BTreeSet::new()
+        };
+        opened(&mut self.conntrack, Conntrack::open).map_err(failed)?.forget(flows, &of_host)
     }
 }
 
@@ -451,7 +489,8 @@ mod tests;
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(message: &[u8]) {
     let Some(entry) = entry(message) else { return };
-    assert!(flows_of(&entry).count() <= 5);
+    assert!(flows_of(&entry).count() <= 4);
+    let _flow = tracked(&entry);
     let deletion = delete(&entry);
     deletion.emit(&mut vec![0; deletion.buffer_len()]);
 }

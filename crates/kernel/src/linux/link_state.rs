@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use ipnet::IpNet;
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::AddressMessage,
+    address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkExtentMask, LinkMessage},
     neighbour::{NeighbourAttribute, NeighbourMessage},
 };
@@ -230,6 +230,21 @@ fn get_link(mut attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = attributes;
     RouteNetlinkMessage::GetLink(message)
+}
+
+impl Route {
+    /// Returns the addresses of IPv4 that the host has.
+    pub(super) fn addresses_of_host(&mut self) -> Result<BTreeSet<Ipv4Addr>, Refusal> {
+        let answers = self.socket.query(&get_addresses(0), NLM_F_DUMP)?;
+        let of = |answer: &RouteNetlinkMessage| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+            message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+                _ => None,
+            })
+        };
+        Ok(answers.iter().filter_map(of).collect())
+    }
 }
 
 /// Returns a request for one interface, or for all if the index is 0.

@@ -26,7 +26,7 @@ fn own(guest: &Guest, to: Ipv4Addr, port: u16, words: &str) -> Packet {
 
 /// Takes all rules of all firewalls away, as an administrator or another program may, and has them accept everything.
 #[track_caller]
-fn flush(world: &World) {
+pub(crate) fn flush(world: &World) {
     world.node.tool(&["nft", "flush", "ruleset"]);
     let tables = ["filter", "nat", "mangle", "raw", "security"];
     let chains = ["INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTROUTING"];

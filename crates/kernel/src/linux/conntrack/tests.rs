@@ -64,7 +64,9 @@ fn flows() -> Vec<u16> {
 
 fn forget(flows: &[Flows]) {
     let flows = flows.iter().copied().collect();
-    Conntrack::open().unwrap().forget(&flows).unwrap();
+    // The guests' addresses are the host's here, too.
+    let of_host = [[192, 0, 2, 1].into()].into();
+    Conntrack::open().unwrap().forget(&flows, &of_host).unwrap();
 }
 
 fn traffic() {
@@ -97,7 +99,7 @@ fn only_the_named_flows_are_forgotten() {
     let [here, elsewhere] = [1, 9].map(|last| Some(IpAddr::from([192, 0, 2, last])));
     let sent = |guest, to: &str, protocol| {
         let to = Block::of_network(to.parse().unwrap()).by(protocol);
-        Flows::Sent { guest, to }
+        Flows::Sent { guest, host: true, to }
     };
     let family = Family::V4;
     let exposed_range = |host: &str, guest: &str| Flows::Exposed {
@@ -149,7 +151,8 @@ fn only_the_named_flows_are_forgotten() {
     let by_dump = |named: &[Flows]| {
         let mut conntrack = Conntrack::open().unwrap();
         let entries = conntrack.dump_filtered(named.iter().copied().flat_map(filters).collect());
-        conntrack.delete_of(&named.iter().copied().collect(), entries.unwrap()).unwrap();
+        let of_host = [[192, 0, 2, 1].into()].into();
+        conntrack.delete_of(&named.iter().copied().collect(), &of_host, entries.unwrap()).unwrap();
     };
     isolated(move || {
         host();
