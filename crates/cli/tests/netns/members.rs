@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     supervised::{HELLO, assert_answers, hello, second},
-    world::{Firewall, World, function::function},
+    world::{Firewall, World, function::function, on_every_firewall},
 };
 
 #[test]
@@ -104,9 +104,7 @@ fn members_reach_no_internal_server() {
     assert!(!program.has_started());
 }
 
-#[test]
-fn a_members_policy_reaches_no_further_than_the_nodes_guests() {
-    let world = &World::new(Firewall::Nftables);
+on_every_firewall!(a_members_policy_reaches_no_further_than_the_nodes_guests, |world| {
     let _daemon = world.daemon(&["--api-group", "4242"]);
     let socket = world.socket().display().to_string();
     let ask = |egress: &Value| {
@@ -136,4 +134,4 @@ fn a_members_policy_reaches_no_further_than_the_nodes_guests() {
     assert!(answer.contains("\"instances\""), "{answer}");
     let (_, wider) = ask(&json!({ "default": "all" }));
     world.riklet(&["up", "-"], &wider).success();
-}
+});
