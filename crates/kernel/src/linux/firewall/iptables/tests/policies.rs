@@ -86,3 +86,17 @@ fn each_table_that_a_delta_changes_is_a_transaction() {
         assert_eq!(transactions(host), count(5, 2));
     });
 }
+
+/// A change that stops in the middle leaves a guest with a policy and without a port, and not the other way round.
+#[test]
+fn what_policies_say_comes_first() {
+    each_variant(|host| {
+        let [judged, reach, allowed] = policy(1);
+        let has_policy =
+            || run("nft", "list set inet riklet-policies reach-none").contains("10.231");
+        host.reset(&ruleset(&[]));
+        host.feed("*nat\n-F\nCOMMIT\n");
+        host.delta(&[], &[exposure(1, 80), judged, reach, allowed]).unwrap_err();
+        assert!(has_policy());
+    });
+}
