@@ -19,4 +19,6 @@ pub struct SettingsDocument {
     pub egress: String,
     /// The flows that each guest may begin and have at a time: a number, or `unlimited`.
     pub flows: String,
+    /// IPv6 for guests: `on` or `off`.
+    pub ipv6: String,
 }

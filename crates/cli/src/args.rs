@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use riklet_core::model::{
     Account, BootArgs, Destination, Egress, Exposure, FlowLimit, Image, InstanceName,
-    InterfaceName, MarkMask, Memory, Mtu, Pool, SlotAccounts, Vcpus, Vmm,
+    InterfaceName, Ipv6, MarkMask, Memory, Mtu, Pool, SlotAccounts, Vcpus, Vmm,
 };
 use riklet_sdn::FirewallChoice;
 
@@ -71,6 +71,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, global = true, value_name = "COUNT")]
     #[arg(env = "RIKLET_SDN_FLOWS", hide_env_values = true)]
     pub(crate) flows: Option<FlowLimit>,
+    /// IPv6 for guests, with the firewall nftables: on or off [default: off].
+    #[arg(long, global = true, value_name = "CHOICE")]
+    #[arg(env = "RIKLET_SDN_IPV6", hide_env_values = true)]
+    pub(crate) ipv6: Option<Ipv6>,
     /// Socket of the daemon [default: api.sock in the state directory]. Without a daemon, commands work alone.
     #[arg(long, global = true, value_name = "SOCKET")]
     #[arg(env = "RIKLET_SDN_API", hide_env_values = true)]

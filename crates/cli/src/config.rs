@@ -24,7 +24,7 @@ pub(crate) struct Conflict {
 
 /// Returns whether any of these arguments is about what the daemon decides.
 pub(crate) fn concerns_daemon(args: &NodeArgs) -> bool {
-    let NodeArgs { firewall, pool, uplink, mtu, mark_mask, egress, flows, .. } = args;
+    let NodeArgs { firewall, pool, uplink, mtu, mark_mask, egress, flows, ipv6, .. } = args;
     firewall.is_some()
         || pool.is_some()
         || !uplink.is_empty()
@@ -32,6 +32,7 @@ pub(crate) fn concerns_daemon(args: &NodeArgs) -> bool {
         || mark_mask.is_some()
         || egress.is_some()
         || flows.is_some()
+        || ipv6.is_some()
 }
 
 /// Returns the first argument that the daemon with these settings cannot honour.
@@ -52,6 +53,7 @@ pub(crate) fn conflict(args: &NodeArgs, settings: &SettingsDocument) -> Option<C
     let firewall = firewall.map(|firewall| firewall.as_str().to_owned());
     let egress = args.egress.map(|egress| egress.to_string());
     let flows = args.flows.map(|flows| flows.to_string());
+    let ipv6 = args.ipv6.map(|ipv6| ipv6.to_string());
     let mask = args.mark_mask.map(|mask| mask.to_string());
     differs("firewall", firewall, Some(settings.firewall.clone()))
         .or_else(|| differs("pool", args.pool.map(|p| p.to_string()), settings.pool.clone()))
@@ -60,6 +62,7 @@ pub(crate) fn conflict(args: &NodeArgs, settings: &SettingsDocument) -> Option<C
         .or_else(|| differs("mark-mask", mask, Some(settings.mark_mask.clone())))
         .or_else(|| differs("egress", egress, Some(settings.egress.clone())))
         .or_else(|| differs("flows", flows, Some(settings.flows.clone())))
+        .or_else(|| differs("ipv6", ipv6, Some(settings.ipv6.clone())))
 }
 
 /// Loads the configuration: from flags and the environment, then the file, then the defaults.
@@ -88,6 +91,7 @@ pub(crate) fn load_for_run(args: &NodeArgs, vmm: VmmArgs) -> Result<Config, CliE
     config.mark_mask = args.mark_mask.or(config.mark_mask);
     config.egress = args.egress.or(config.egress);
     config.flows = args.flows.or(config.flows);
+    config.ipv6 = args.ipv6.or(config.ipv6);
     config.api = args.api.clone().or(config.api);
     let VmmArgs { image_roots, image_dir, vmm_uid_base, private_redirects } = vmm;
     let settings = &mut config.vmm;

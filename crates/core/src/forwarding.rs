@@ -5,13 +5,16 @@
 //! `net.ipv4.ip_forward` says. We never write that sysctl. While it is 0, we turn on the switches of the interfaces
 //! that clients use, and confine all other packets that these would forward, as long as a daemon is notified of
 //! changes. Once it is 1, another program wants packets forwarded, and is responsible for them.
+//!
+//! IPv6 has switches of its own ([`switch::of`]), so there is a record for each family. The kernel asks for the switch of an
+//! interface only while the host as a whole does not forward.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     firewall::Confinement,
     link::HostInterface,
-    model::{InterfaceName, Slot},
+    model::{Family, InterfaceName, Slot},
     switch,
 };
 
@@ -21,8 +24,10 @@ pub const OFF: &str = "0";
 pub const ON: &str = "1";
 
 /// The stored state of forwarding.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Recorded {
+    /// The family of the packets that are forwarded.
+    family: Family,
     /// The sysctls that were changed, with their former values.
     former: BTreeMap<String, String>,
     /// The interfaces that existed when the first one was switched on; `None` if that has not happened yet.
@@ -42,7 +47,7 @@ struct Neighbour {
 /// The host as observed.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight<'a> {
-    /// True if `net.ipv4.ip_forward` is 1.
+    /// True if the host forwards as a whole (`net.ipv4.ip_forward`, or `net.ipv6.conf.all.forwarding`).
     pub globally: bool,
     /// The interfaces of the default route.
     pub uplinks: &'a BTreeSet<InterfaceName>,
@@ -68,16 +73,30 @@ pub struct Forwarding {
 }
 
 impl Recorded {
-    /// Reads the sysctls and the neighbours as the store has them. Neighbours that cannot be read are left out.
+    /// Reads the sysctls, of both families, and the neighbours as the store has them. Neighbours that cannot be read are
+    /// left out.
     #[must_use]
-    pub fn new(former: BTreeMap<String, String>, neighbours: Option<&str>) -> Self {
-        Self { former, neighbours: neighbours.map(read) }
+    pub fn new(
+        family: Family,
+        mut former: BTreeMap<String, String>,
+        neighbours: Option<&str>,
+    ) -> Self {
+        // Earlier versions recorded what is no switch, of IPv4.
+        let is_v6 = |name: &str| switch::interface_of(Family::V6, name).is_some();
+        former.retain(|name, _| is_v6(name) == (family == Family::V6));
+        Self { family, former, neighbours: neighbours.map(read) }
+    }
+
+    /// Returns the family of the packets that are forwarded.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        self.family
     }
 
     /// Returns the interfaces that we switched on.
     pub fn switched(&self) -> impl Iterator<Item = InterfaceName> {
         let off = self.former.iter().filter(|(_, former)| *former == OFF);
-        off.filter_map(|(name, _)| switch::interface(name)).filter(is_of_clients)
+        off.filter_map(|(name, _)| switch::interface_of(self.family, name)).filter(is_of_clients)
     }
 
     /// Reports whether an earlier version made the record, which wrote `net.ipv4.ip_forward`.
@@ -96,16 +115,20 @@ impl Recorded {
     ///
     /// Answers to guests come in by the uplinks. Clients ask for published ports at every interface that has an
     /// address. A bridge that was added later is the network of another program, and is left to it. If the host
-    /// forwards as a whole, its own settings apply to all interfaces except the uplinks.
+    /// forwards as a whole, its own settings apply to all interfaces except the uplinks, and with IPv6 to these as well.
     #[must_use]
     pub fn needed(&self, sight: Sight<'_>) -> BTreeSet<InterfaceName> {
+        if sight.globally && self.family == Family::V6 {
+            return BTreeSet::new();
+        }
         let mut needed = sight.uplinks.clone();
         if !sight.globally {
             let came_later = |name: &InterfaceName| {
                 self.neighbours.as_ref().is_some_and(|known| !known.contains_key(name))
             };
             let listed = sight.interfaces.into_iter().flatten();
-            let asked = listed.filter(|(name, i)| i.addressed && !(i.bridge && came_later(name)));
+            let asked = listed
+                .filter(|(name, i)| i.has_address(self.family) && !(i.bridge && came_later(name)));
             needed.extend(asked.map(|(name, _)| name.clone()));
             if !self.is_inherited() {
                 needed.extend(self.switched());
@@ -128,7 +151,8 @@ impl Recorded {
         off: BTreeSet<InterfaceName>,
     ) -> Forwarding {
         let forgotten = if self.is_inherited() { self.not_ours(sight) } else { BTreeSet::new() };
-        let kept = self.switched().filter(|name| !forgotten.contains(&switch::forwarding(name)));
+        let is_kept = |name: &_| !forgotten.contains(&switch::of(self.family, name));
+        let kept = self.switched().filter(is_kept);
         let switched: BTreeSet<_> = kept.chain(off.iter().cloned()).collect();
         let neighbours = self.neighbours(sight, &off);
         let (mut confined, mut open) = (Confinement::default(), Confinement::default());
@@ -150,7 +174,7 @@ impl Recorded {
     fn not_ours(&self, sight: Sight<'_>) -> BTreeSet<String> {
         let serves = |name: InterfaceName| {
             let listed = sight.interfaces.and_then(|interfaces| interfaces.get(&name));
-            let addressed = listed.is_some_and(|interface| interface.addressed);
+            let addressed = listed.is_some_and(|interface| interface.has_address(self.family));
             is_of_clients(&name) && (addressed || sight.uplinks.contains(&name))
         };
         let ours =
@@ -217,7 +241,8 @@ mod tests {
     }
 
     fn listed(names: &str) -> BTreeMap<InterfaceName, HostInterface> {
-        let interface = |index| HostInterface { index, addressed: true, bridge: false };
+        let interface =
+            |index| HostInterface { index, addressed: true, addressed_v6: true, bridge: false };
         set(names).into_iter().zip((2..).map(interface)).collect()
     }
 
@@ -238,6 +263,29 @@ mod tests {
     }
 
     #[test]
+    fn each_family_has_its_own_switches() {
+        let switched = [
+            (switch::IP_FORWARD, "1"),
+            ("net.ipv4.conf.eth0.forwarding", "0"),
+            ("net.ipv6.conf.eth1.force_forwarding", "0"),
+        ];
+        let former: BTreeMap<_, _> =
+            switched.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let recorded = |family| Recorded::new(family, former.clone(), None);
+        let names = |family| recorded(family).switched().collect::<BTreeSet<_>>();
+        assert_eq!((names(Family::V4), names(Family::V6)), (set("eth0"), set("eth1")));
+        assert!(recorded(Family::V4).is_inherited() && !recorded(Family::V6).is_inherited());
+        let (uplinks, mut interfaces) = (set("eth0"), listed("eth0 lan0 tun0"));
+        for (name, interface) in &mut interfaces {
+            interface.addressed_v6 = name.as_str() == "lan0";
+        }
+        let sight = |globally| Sight { globally, uplinks: &uplinks, interfaces: Some(&interfaces) };
+        let needed = |globally| recorded(Family::V6).needed(sight(globally));
+        assert_eq!(needed(false), set("eth0 eth1 lan0"));
+        assert_eq!(needed(true), set(""), "the kernel does not ask for them");
+    }
+
+    #[test]
     fn packets_back_out_of_their_interface_are_confined_unless_it_is_a_bridge() {
         let mut interfaces = listed("br0 eth0");
         for interface in interfaces.iter_mut().filter(|(name, _)| name.as_str() == "br0") {
@@ -245,7 +293,7 @@ mod tests {
         }
         let uplinks = set("eth0");
         let sight = Sight { globally: false, uplinks: &uplinks, interfaces: Some(&interfaces) };
-        let recorded = Recorded::default();
+        let recorded = Recorded::new(Family::V4, BTreeMap::new(), None);
         let decision = |heard| recorded.decide(sight, heard, set("br0 eth0"), set("br0 eth0"));
         let expected = ["br0 eth0", "eth0 br0", "eth0 eth0"];
         assert_eq!(pairs(&decision(true).confined), expected);

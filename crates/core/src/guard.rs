@@ -8,7 +8,7 @@
 //!   socket that is served before any rule of a firewall, and the guest could give it one, with a default route.
 //! * What holds by these programs holds while the firewall has no rule at all.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -61,13 +61,15 @@ pub fn interface_number(slot: Slot) -> u32 {
 pub struct Guard {
     /// The address of the guest of slot 0.
     first: Ipv4Addr,
+    /// The same of IPv6; `None` if guests have none.
+    first_v6: Option<Ipv6Addr>,
 }
 
 impl Guard {
     /// Returns the guard of the pool that has this address for the host's end of this slot.
     fn of_host(slot: Slot, address: Ipv4Addr) -> Self {
         let first = u32::from(address).wrapping_sub(u32::from(slot.number()) << SPAN_BITS);
-        Self { first: first.wrapping_add(1).into() }
+        Self { first: first.wrapping_add(1).into(), first_v6: None }
     }
 
     /// Returns the guard of the pool that these addresses of the host's end of a slot are from. Without an address of
@@ -75,7 +77,8 @@ impl Guard {
     #[must_use]
     pub fn of_interface(slot: Slot, addresses: &SmallSet<IpNet>) -> Self {
         let first = Self::of_each(slot, addresses).next();
-        first.unwrap_or(Self { first: Ipv4Addr::UNSPECIFIED })
+        let guard = first.unwrap_or(Self { first: Ipv4Addr::UNSPECIFIED, first_v6: None });
+        Self { first_v6: first_v6(slot, addresses), ..guard }
     }
 
     fn of_each(slot: Slot, addresses: &SmallSet<IpNet>) -> impl Iterator<Item = Self> {
@@ -90,19 +93,25 @@ impl Guard {
     #[must_use]
     pub fn fits(self, slot: Slot, addresses: &SmallSet<IpNet>) -> bool {
         let mut each = Self::of_each(slot, addresses).peekable();
-        each.peek().is_none() || each.any(|guard| guard == self)
+        let v6 = first_v6(slot, addresses);
+        (each.peek().is_none() || each.any(|guard| guard.first == self.first))
+            && (v6.is_none() || v6 == self.first_v6)
     }
 
     /// Returns the program for frames from guests. From a guest come ARP and IPv4 of its own addresses, to a single
     /// host that is not the loopback; no messages of DHCP, redirects and router advertisements; errors of ICMP only
-    /// about packets that were sent to this guest. IPv6, tags of VLANs, announcements by multicast and protocols of
+    /// about packets that were sent to this guest. Tags of VLANs, announcements by multicast and protocols of
     /// switches do not reach the host.
+    ///
+    /// IPv6 does not either, unless guests have it. Then the same holds for it: a guest has its own address, and any address
+    /// of the link for neighbour discovery alone. Headers that a router has to read for each packet do not pass
+    /// (RFC 8200, section 4): the program does not find what follows them.
     ///
     /// The address and the MAC address belong together. They belong to the interface as well if that has the number of
     /// its slot; an interface of an earlier version has another, and `rp_filter` does that then.
     #[must_use]
     pub fn from_guest(self) -> Vec<Instruction> {
-        assemble(&from_guest(self.first))
+        assemble(&from_guest(self.first, self.first_v6))
     }
 
     /// Returns the guard whose program for frames from guests this is, in the kernel's form.
@@ -114,9 +123,44 @@ impl Guard {
             u16::from_ne_bytes([code_0, code_1]) == ADD
         })?;
         let [.., k_0, k_1, k_2, k_3] = *add;
-        let guard = Self { first: u32::from_ne_bytes([k_0, k_1, k_2, k_3]).into() };
-        (bytes(&guard.from_guest()) == program).then_some(guard)
+        let first = u32::from_ne_bytes([k_0, k_1, k_2, k_3]).into();
+        let guards = [None, read_v6(instructions)].map(|first_v6| Self { first, first_v6 });
+        guards.into_iter().find(|guard| bytes(&guard.from_guest()) == program)
     }
+}
+
+/// Returns the address that the guest of slot 0 has if the host's end of this slot has one of these addresses of IPv6.
+fn first_v6(slot: Slot, addresses: &SmallSet<IpNet>) -> Option<Ipv6Addr> {
+    let address = addresses.iter().find_map(|network| match network.addr() {
+        IpAddr::V6(address) if !address.is_unicast_link_local() => Some(address),
+        _ => None,
+    })?;
+    let first = u128::from(address).wrapping_sub(u128::from(slot.number()) << SPAN_BITS_V6);
+    Some(first.wrapping_add(1).into())
+}
+
+/// Returns the address of the guest of slot 0 that a program compares the source of IPv6 with.
+fn read_v6(program: &[[u8; Instruction::LENGTH]]) -> Option<Ipv6Addr> {
+    let parse = |instruction: &[u8; Instruction::LENGTH]| {
+        let [c_0, c_1, _, _, k_0, k_1, k_2, k_3] = *instruction;
+        (u16::from_ne_bytes([c_0, c_1]), u32::from_ne_bytes([k_0, k_1, k_2, k_3]))
+    };
+    let all: Vec<_> = program.iter().map(parse).collect();
+    // The words before the last are compared one after another, and the last is added to.
+    let words = all.windows(6).find_map(|window| match *window {
+        [
+            (WORD, SOURCE_V6),
+            (EQUAL, word_0),
+            (WORD, SECOND_WORD),
+            (EQUAL, word_1),
+            (WORD, THIRD_WORD),
+            (EQUAL, word_2),
+        ] => Some([word_0, word_1, word_2]),
+        _ => None,
+    })?;
+    let last = all.iter().rev().find(|(code, _)| *code == ADD).map(|(_, value)| *value)?;
+    let words = words.into_iter().chain([last]);
+    Some(words.fold(0_u128, |all, word| all << 32 | u128::from(word)).into())
 }
 
 /// Returns a program in the kernel's form.
@@ -127,6 +171,8 @@ pub fn bytes(program: &[Instruction]) -> Vec<u8> {
 
 /// The number of addresses of a slot, as a number of bits ([`crate::address::Addresses::PREFIX_LENGTH`]).
 const SPAN_BITS: u32 = 2;
+/// The same of IPv6 ([`crate::address::Addresses::PREFIX_LENGTH_V6`]).
+const SPAN_BITS_V6: u32 = 1;
 
 /// `BPF_LD | BPF_ABS` of a word, a half-word and a byte of the frame, or of what the kernel knows about it.
 const WORD: u16 = 0x20;
@@ -201,6 +247,31 @@ const QUENCH: u32 = 4;
 const TIME_EXCEEDED: u32 = 11;
 const PARAMETER_PROBLEM: u32 = 12;
 
+/// The same of IPv6 (RFC 8200; RFC 4443; RFC 4861; RFC 8415).
+const IPV6: u32 = 0x86dd;
+const NEXT_HEADER: u32 = HEADER + 6;
+const SOURCE_V6: u32 = HEADER + 8;
+const SECOND_WORD: u32 = SOURCE_V6 + 4;
+const THIRD_WORD: u32 = SOURCE_V6 + 8;
+const DESTINATION_V6: u32 = HEADER + 24;
+const PAYLOAD: u32 = HEADER + 40;
+/// The destination of the packet that an error quotes, after its header of 8 bytes.
+const QUOTED_DESTINATION_V6: u32 = PAYLOAD + 8 + 24;
+const HOP_BY_HOP: u32 = 0;
+const ROUTING: u32 = 43;
+const DESTINATION_OPTIONS: u32 = 60;
+const ICMP_V6: u32 = 58;
+/// The first word of `fe80::/64`, and the first octet of addresses for many hosts.
+const LINK_LOCAL: u32 = 0xfe80_0000;
+const MULTICAST_V6: u32 = 0xff;
+/// Messages about listeners, routers and redirects are for hosts that trust the sender. Errors come before `ECHO`.
+const ECHO: u32 = 128;
+const LISTENER_QUERY: u32 = 130;
+const NEIGHBOUR_SOLICITATION: u32 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u32 = 136;
+const DHCP_V6_CLIENT: u32 = 546;
+const DHCP_V6_SERVER: u32 = 547;
+
 /// A step of a program, whose jumps name their targets.
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -224,11 +295,23 @@ enum Place {
     Udp,
     Icmp,
     Quote,
+    Ipv6,
+    LinkLocal,
+    Unspecified,
+    Discovery,
+    OwnV6,
+    IcmpV6,
+    QuoteV6,
+    UdpV6,
+    UnicastV6,
     Pass,
     Drop,
 }
 
-use Place::{Arp, ArpMac, Drop, Icmp, Identified, Ipv4, On, Pass, Quote, Udp};
+use Place::{
+    Arp, ArpMac, Discovery, Drop, Icmp, IcmpV6, Identified, Ipv4, Ipv6, LinkLocal, On, OwnV6, Pass,
+    Quote, QuoteV6, Udp, UdpV6, UnicastV6, Unspecified,
+};
 use Step::{At, Do, If};
 
 /// Returns the program that matches every frame.
@@ -237,8 +320,9 @@ pub const fn every() -> Instruction {
     Instruction { code: RETURN, if_true: 0, if_false: 0, operand: NEXT }
 }
 
-/// Returns the steps of the program for frames from guests; `first` is the address of the guest of slot 0.
-fn from_guest(first: Ipv4Addr) -> Vec<Step> {
+/// Returns the steps of the program for frames from guests; `first` is the address of the guest of slot 0, and `first_v6`
+/// that of IPv6, if guests have one.
+fn from_guest(first: Ipv4Addr, first_v6: Option<Ipv6Addr>) -> Vec<Step> {
     let [m_0, m_1, m_2, m_3, ..] = Slot::new(0).guest_mac().octets();
     let prefix = u32::from_be_bytes([m_0, m_1, m_2, m_3]);
     let identity = [
@@ -261,8 +345,11 @@ fn from_guest(first: Ipv4Addr) -> Vec<Step> {
         Do(TO_INDEX, 0),
         Do(HALF, ETHER_TYPE),
         If(EQUAL, ARP, Arp, On),
-        If(EQUAL, IPV4, Ipv4, Drop),
     ];
+    let protocols = match first_v6 {
+        None => vec![If(EQUAL, IPV4, Ipv4, Drop)],
+        Some(_) => vec![If(EQUAL, IPV4, Ipv4, On), If(EQUAL, IPV6, Ipv6, Drop)],
+    };
     let arp = [
         At(Arp),
         Do(WORD, SENDER),
@@ -316,7 +403,89 @@ fn from_guest(first: Ipv4Addr) -> Vec<Step> {
         Do(RECALL, ADDRESS),
         If(EQUAL_INDEX, 0, Pass, Drop),
     ];
-    [&identity[..], &arp, &ipv4, &icmp].concat()
+    let ipv6 = first_v6.map(from_guest_v6).unwrap_or_default();
+    [&identity[..], &protocols, &arp, &ipv4, &icmp, &ipv6].concat()
+}
+
+/// Returns the steps for packets of IPv6; `first` is the address of the guest of slot 0.
+fn from_guest_v6(first: Ipv6Addr) -> Vec<Step> {
+    let word = |bits: u32| {
+        let word = u128::from(first) >> bits & u128::from(u32::MAX);
+        u32::try_from(word).unwrap_or_default()
+    };
+    let [word_0, word_1, word_2, word_3] = [96, 64, 32, 0].map(word);
+    // The number of the slot is in the last word; this leaves the last word of the guest's address in the index register.
+    let own_last = [
+        Do(HALF, SOURCE_MAC + MAC_PREFIX),
+        Do(SHIFT_LEFT, SPAN_BITS_V6),
+        Do(ADD, word_3),
+        Do(TO_INDEX, 0),
+    ];
+    let source = [
+        At(Ipv6),
+        Do(WORD, SOURCE_V6),
+        If(EQUAL, word_0, On, LinkLocal),
+        Do(WORD, SECOND_WORD),
+        If(EQUAL, word_1, On, Drop),
+        Do(WORD, THIRD_WORD),
+        If(EQUAL, word_2, On, Drop),
+    ];
+    let own = [Do(WORD, SOURCE_V6 + 12), If(EQUAL_INDEX, 0, OwnV6, Drop)];
+    let others = [
+        At(LinkLocal),
+        If(EQUAL, LINK_LOCAL, On, Unspecified),
+        Do(WORD, SECOND_WORD),
+        If(EQUAL, 0, Discovery, Drop),
+        // A guest that asks whether its address is taken has none yet (RFC 4862, section 5.4.2).
+        At(Unspecified),
+        If(EQUAL, 0, On, Drop),
+        Do(WORD, SECOND_WORD),
+        If(EQUAL, 0, On, Drop),
+        Do(WORD, THIRD_WORD),
+        If(EQUAL, 0, On, Drop),
+        Do(WORD, SOURCE_V6 + 12),
+        If(EQUAL, 0, Discovery, Drop),
+        At(Discovery),
+        Do(BYTE, NEXT_HEADER),
+        If(EQUAL, ICMP_V6, On, Drop),
+        Do(BYTE, PAYLOAD),
+        If(EQUAL, NEIGHBOUR_SOLICITATION, Pass, On),
+        If(EQUAL, NEIGHBOUR_ADVERTISEMENT, Pass, Drop),
+    ];
+    let packet = [
+        At(OwnV6),
+        Do(BYTE, NEXT_HEADER),
+        If(EQUAL, ICMP_V6, IcmpV6, On),
+        If(EQUAL, HOP_BY_HOP, Drop, On),
+        If(EQUAL, ROUTING, Drop, On),
+        If(EQUAL, DESTINATION_OPTIONS, Drop, On),
+        If(EQUAL, UDP, UdpV6, UnicastV6),
+        At(UdpV6),
+        Do(HALF, PAYLOAD + 2),
+        If(EQUAL, DHCP_V6_CLIENT, Drop, On),
+        If(EQUAL, DHCP_V6_SERVER, Drop, UnicastV6),
+        At(IcmpV6),
+        Do(BYTE, PAYLOAD),
+        If(EQUAL, NEIGHBOUR_SOLICITATION, Pass, On),
+        If(EQUAL, NEIGHBOUR_ADVERTISEMENT, Pass, On),
+        If(AT_LEAST, LISTENER_QUERY, Drop, On),
+        If(AT_LEAST, ECHO, UnicastV6, QuoteV6),
+        At(QuoteV6),
+        Do(WORD, QUOTED_DESTINATION_V6),
+        If(EQUAL, word_0, On, Drop),
+        Do(WORD, QUOTED_DESTINATION_V6 + 4),
+        If(EQUAL, word_1, On, Drop),
+        Do(WORD, QUOTED_DESTINATION_V6 + 8),
+        If(EQUAL, word_2, On, Drop),
+        Do(WORD, QUOTED_DESTINATION_V6 + 12),
+        If(EQUAL_INDEX, 0, UnicastV6, Drop),
+        At(UnicastV6),
+        Do(BYTE, FIRST_OCTET),
+        If(ANY_BIT, GROUP, Drop, On),
+        Do(BYTE, DESTINATION_V6),
+        If(EQUAL, MULTICAST_V6, Drop, Pass),
+    ];
+    [&source[..], &own_last, &own, &others, &packet].concat()
 }
 
 /// Returns the program for frames to a guest. It passes ARP, and frames to a single host. No program of the host asks a

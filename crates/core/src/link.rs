@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    address::{InterfaceName, MacAddress, Slot},
+    address::{Family, InterfaceName, MacAddress, Slot},
     shaping::{Bucket, Shaping, ShapingState, Twin},
     small::{SmallMap, SmallSet},
     workload::alias,
@@ -35,9 +35,8 @@ pub struct LinkSpec {
     /// The guest, as a permanent neighbour by each of its addresses: neither ARP nor neighbour discovery is needed, and
     /// neither can be spoofed.
     pub neighbours: SmallMap<IpAddr, MacAddress>,
-    /// The host's IPv6 link-local address; `None` if the interface takes no part in IPv6. No interface has one yet: by
-    /// it a guest would reach every service of the host that listens at `[::]`, past the rules that the host has for
-    /// IPv4.
+    /// The host's IPv6 link-local address; `None` if the interface takes no part in IPv6. By it a guest reaches what
+    /// the rules of the firewall let it reach, so they stand before it does.
     pub link_local: Option<Ipv6Addr>,
     /// The user and the group that may open the TAP, and its queues.
     pub tap: Tap,
@@ -111,6 +110,13 @@ pub struct LinkState {
     pub src_valid_mark: bool,
     /// True if it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
     pub ipv6: bool,
+    /// True if it takes part in IPv6 and learns routes from its guest (`accept_ra` or `accept_redirects` of
+    /// `net.ipv6.conf.<name>` is not 0).
+    pub learns_routes: bool,
+    /// True if it takes part in IPv6 and packets of IPv6 that come in by it may be forwarded
+    /// (`net.ipv6.conf.<name>.force_forwarding`). Also true where the kernel has no such switch (before 6.17): the host
+    /// forwards as a whole, or not at all.
+    pub forwarding_v6: bool,
     /// False if it lacks the guard ([`crate::guard`]) that the kernel could give it.
     pub guarded: bool,
     /// Its attributes as a TAP; `None` if it is not a TAP.
@@ -126,8 +132,21 @@ pub struct HostInterface {
     pub index: u32,
     /// True if it has an IPv4 address.
     pub addressed: bool,
+    /// True if it has an IPv6 address that is not only for its link.
+    pub addressed_v6: bool,
     /// True if it is a bridge. This is looked up for interfaces that have an address; others count as none.
     pub bridge: bool,
+}
+
+impl HostInterface {
+    /// Reports whether clients may ask for an address of this family there.
+    #[must_use]
+    pub const fn has_address(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.addressed,
+            Family::V6 => self.addressed_v6,
+        }
+    }
 }
 
 /// A difference between an interface and its specification.
@@ -190,6 +209,8 @@ impl LinkSpec {
             arp_ignore: true,
             src_valid_mark: true,
             ipv6: self.link_local.is_some(),
+            learns_routes: false,
+            forwarding_v6: self.link_local.is_some(),
             guarded: true,
             tap: Some(self.tap),
             shaping: self.shaped(),
@@ -237,6 +258,10 @@ impl LinkSpec {
         note(!state.src_valid_mark, &|| "src_valid_mark 1".to_owned());
         let ipv6 = if self.link_local.is_some() { "IPv6" } else { "no IPv6" };
         note(state.ipv6 != self.link_local.is_some(), &|| ipv6.to_owned());
+        // These mean nothing while IPv6 is off, and are set before it is on.
+        let on_both = state.ipv6 && self.link_local.is_some();
+        note(on_both && state.learns_routes, &|| "no routes learned by IPv6".to_owned());
+        note(on_both && !state.forwarding_v6, &|| "force_forwarding 1".to_owned());
         note(!state.guarded, &|| "guard".to_owned());
         note(!state.up, &|| "up".to_owned());
         for address in self.all_addresses().difference(&state.addresses) {
@@ -284,6 +309,19 @@ impl LinkSpec {
         let owner = account("owner", self.tap.owner, state.owner);
         let group = account("owning group", self.tap.group, state.group);
         owner.into_iter().chain(group).chain(queues).collect()
+    }
+
+    /// Returns the same specification for an interface that takes no part in IPv6.
+    #[must_use]
+    pub fn without_ipv6(&self) -> Self {
+        let addresses = self.addresses.iter().filter(|network| network.addr().is_ipv4());
+        let neighbours = self.neighbours.iter().filter(|(address, _)| address.is_ipv4());
+        Self {
+            addresses: addresses.copied().collect(),
+            neighbours: neighbours.map(|(&address, &mac)| (address, mac)).collect(),
+            link_local: None,
+            ..self.clone()
+        }
     }
 
     /// Returns the addresses that the interface has and should not have.

@@ -9,6 +9,7 @@ mod obstacle;
 mod usable;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -225,7 +226,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         .map(|(&slot, fragment)| (slot, &**fragment))
         .collect();
     let leaving = leaving_links(desired, &untouched, &fragments, observed);
-    let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
+    let links = fragments.iter().flat_map(|(slot, fragment)| {
+        link_steps(*slot, &first_spec(*slot, fragment, observed), observed)
+    });
+    let ipv6 = fragments.iter().filter_map(|(slot, fragment)| ipv6_step(*slot, fragment, observed));
     let drain = drain_steps(desired.deletion, &leaving, observed);
     let twins = leaving_twins(&leaving, &untouched, &fragments, observed);
     let deleted: BTreeSet<_> = leaving.iter().map(|slot| slot.interface()).chain(twins).collect();
@@ -253,6 +257,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         // The firewall is set before forwarding is enabled, and TAPs are created before ports lead to them.
         steps.extend(links);
         steps.extend(firewall);
+        steps.extend(ipv6);
         steps.extend(foreign_chains);
         steps.extend(routing);
         steps.extend(sysctls);
@@ -355,8 +360,32 @@ fn leaving_twins(
     of_leaving.chain(ours.map(|(slot, _)| *slot)).map(Twin::name).collect()
 }
 
-fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step> {
+/// Returns the specification of an interface for the steps before those of the firewall: without IPv6 if a guest that
+/// has it would reach the host while the rules do not stand.
+fn first_spec<'a>(slot: Slot, fragment: &'a Fragment, observed: &Observed) -> Cow<'a, LinkSpec> {
     let spec = &fragment.link;
+    let is_on = observed.links.get(&slot).is_some_and(|link| link.ipv6);
+    if spec.link_local.is_none() || is_on || rules_stand(observed) {
+        return Cow::Borrowed(spec);
+    }
+    Cow::Owned(spec.without_ipv6())
+}
+
+/// Returns the step that gives an interface IPv6, once the rules stand, if [`first_spec`] left it out.
+fn ipv6_step(slot: Slot, fragment: &Fragment, observed: &Observed) -> Option<Step> {
+    let Cow::Owned(first) = first_spec(slot, fragment, observed) else { return None };
+    let (spec, state) = (&fragment.link, observed.links.get(&slot));
+    let differences = spec.differences(&first.state());
+    let spec = state.map_or_else(|| spec.clone(), |state| spec.beside(state));
+    Some(Step::ConfigureLink(spec, differences))
+}
+
+/// Reports whether the firewall's rules are as they must be, single entries aside.
+fn rules_stand(observed: &Observed) -> bool {
+    observed.firewall.base_ruleset == BaseState::Intact && observed.firewall.strays.is_empty()
+}
+
+fn link_steps(slot: Slot, spec: &LinkSpec, observed: &Observed) -> Vec<Step> {
     let anew = |needed: bool| {
         let shape = || {
             let nothing = LinkState { shaping: ShapingState::default(), ..spec.state() };
@@ -408,8 +437,7 @@ fn firewall_steps(
     let opened: BTreeSet<Entry> = add.iter().chain(begun).copied().collect();
     let interrupted = interrupted.iter().map(|(slot, _)| *slot);
     let restarted: BTreeSet<Slot> = interrupted.chain(desired.draining.iter().copied()).collect();
-    let intact =
-        observed.firewall.base_ruleset == BaseState::Intact && observed.firewall.strays.is_empty();
+    let intact = rules_stand(observed);
     let mut flows = flows(desired, &opened, &remove, &restarted, leaving);
     if !intact {
         flows.extend(begun_in_a_gap(desired, observed));
@@ -502,6 +530,10 @@ fn ended<'a>(
 
 /// Returns the flows that a guest with these entries may not have sent.
 fn refused(guest: IpAddr, entries: &[&Entry], base_ruleset: &BaseRuleset) -> Vec<Flows> {
+    if guest.is_ipv6() {
+        // Destinations of IPv6 are not told apart.
+        return vec![Flows::Guest { guest }];
+    }
     let at = |host| {
         let blocks = reach::refused(entries.iter().copied(), base_ruleset.egress, host);
         blocks.into_iter().map(move |to| Flows::Sent { guest, host, to })
@@ -510,19 +542,22 @@ fn refused(guest: IpAddr, entries: &[&Entry], base_ruleset: &BaseRuleset) -> Vec
 }
 
 /// Returns the flows that the rules do not allow, of guests that were there before the rules: other rules stood, or none.
-/// What they allow goes on.
+/// What they allow goes on. Of IPv6, all flows end: their destinations are not told apart.
 fn begun_in_a_gap(desired: &Desired, observed: &Observed) -> BTreeSet<Flows> {
     let Some(base_ruleset) = &desired.base_ruleset else { return BTreeSet::new() };
     let stayed =
         |slot: &Slot| observed.links.contains_key(slot) && !desired.beginning.contains(slot);
     let staying = desired.fragments.iter().filter(|(slot, _)| stayed(slot));
     let (mut with_policy, mut any) = (BTreeMap::<IpAddr, Vec<&Entry>>::new(), false);
+    let mut v6 = Vec::new();
     for (_, fragment) in staying {
         any = true;
+        let guests = fragment.addresses.guests().filter(IpAddr::is_ipv6);
+        v6.extend(guests.map(|guest| Flows::Guest { guest }));
         let entries = fragment.entries.iter();
         let of_policy =
             entries.filter(|entry| matches!(entry, Entry::Policy { .. } | Entry::Reach { .. }));
-        for entry in of_policy {
+        for entry in of_policy.filter(|entry| entry.guest().is_ipv4()) {
             with_policy.entry(entry.guest()).or_default().push(entry);
         }
     }
@@ -539,7 +574,8 @@ fn begun_in_a_gap(desired: &Desired, observed: &Observed) -> BTreeSet<Flows> {
         with_policy.keys().map(|&guest| Flows::Sent { guest, host: false, to: Block::NOTHING });
     let with_policy =
         with_policy.iter().flat_map(|(&guest, entries)| refused(guest, entries, base_ruleset));
-    [Flows::Direct { guests }].into_iter().chain(others).chain(marked).chain(with_policy).collect()
+    let v4 = [Flows::Direct { guests }].into_iter().chain(others).chain(marked).chain(with_policy);
+    v4.chain(v6).collect()
 }
 
 fn foreign_chain_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {

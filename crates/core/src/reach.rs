@@ -191,6 +191,15 @@ pub fn entries(policy: &EgressPolicy, guest: IpAddr) -> Vec<Entry> {
     first.into_iter().chain(of(false, network)).chain(of(true, host)).collect()
 }
 
+/// Returns the entry of a policy for a guest's address of IPv6: its default, or no reach at all if it names destinations,
+/// which are of IPv4. `None` if it has neither.
+#[must_use]
+pub fn entry_v6(policy: &EgressPolicy, guest: IpAddr) -> Option<Entry> {
+    let names_none = policy.allow().is_empty() && policy.deny().is_empty();
+    let reach = if names_none { policy.default_reach() } else { Some(Egress::None) };
+    reach.map(|reach| Entry::Policy { guest, reach })
+}
+
 /// Returns the networks' part of a policy.
 const fn network(place: Place) -> Option<Ipv4Net> {
     match place {

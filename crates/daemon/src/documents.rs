@@ -210,7 +210,7 @@ pub fn settings(config: &Config) -> Result<SettingsDocument, StoreError> {
     let configured = configured.map(|names| names.iter().map(ToString::to_string).collect());
     let (firewall, pool) = (recorded(Setting::Backend)?, recorded(Setting::Pool)?);
     let (mask, egress) = (recorded(Setting::MarkMask)?, recorded(Setting::Egress)?);
-    let flows = recorded(Setting::Flows)?;
+    let (flows, ipv6) = (recorded(Setting::Flows)?, recorded(Setting::Ipv6)?);
     let mtu = recorded(Setting::Mtu)?.and_then(|mtu| mtu.parse().ok());
     Ok(SettingsDocument {
         firewall: firewall.unwrap_or_else(|| config.firewall.as_str().to_owned()),
@@ -218,6 +218,7 @@ pub fn settings(config: &Config) -> Result<SettingsDocument, StoreError> {
         uplinks: names.or(configured),
         mtu: mtu.or(config.mtu.map(Mtu::bytes)),
         flows: flows.unwrap_or_else(|| config.flows.unwrap_or_default().to_string()),
+        ipv6: ipv6.unwrap_or_else(|| config.ipv6.unwrap_or_default().to_string()),
         egress: egress.unwrap_or_else(|| config.egress.unwrap_or_default().to_string()),
         mark_mask: mask.unwrap_or_else(|| config.mark_mask.unwrap_or_default().to_string()),
     })

@@ -158,9 +158,9 @@ pub enum KernelError {
     #[error("cannot change {}, which tells {} about our interfaces", file.path(), file.manager())]
     ManagerFile { file: ManagerFile, source: Refusal },
     #[error("cannot add the routing rule {rule}")]
-    AddRule { rule: RoutingRule, source: Refusal },
+    AddRule { rule: Box<RoutingRule>, source: Refusal },
     #[error("cannot remove the routing rule {rule}")]
-    RemoveRule { rule: RoutingRule, source: Refusal },
+    RemoveRule { rule: Box<RoutingRule>, source: Refusal },
     #[error("cannot add the route {route}")]
     AddRoute { route: UplinkRoute, source: Refusal },
     #[error("cannot remove the route {route}")]

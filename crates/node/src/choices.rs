@@ -1,11 +1,11 @@
-//! The uplinks, the MTU, the mask of marks, the reach of guests and the limit of their flows that a user has set. They are recorded when they are first set, so that a later command without
+//! The uplinks, the MTU, the mask of marks, the reach of guests, the limit of their flows and the choice of IPv6 that a user has set. They are recorded when they are first set, so that a later command without
 //! the flag keeps them. Only an operation that looks at everything changes them.
 
 use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
 use super::{Config, NodeError, host::Interfaces};
 use crate::store::{Setting, Settings, Tx};
-use riklet_core::model::{Egress, FlowLimit, InterfaceName, MarkMask, Mtu};
+use riklet_core::model::{Egress, FlowLimit, InterfaceName, Ipv6, MarkMask, Mtu};
 use riklet_kernel::Links;
 
 /// The settings of a user, as they are for an operation.
@@ -18,6 +18,7 @@ pub(crate) struct Choices {
     pub(crate) mark_mask: MarkMask,
     pub(crate) egress: Egress,
     pub(crate) flows: FlowLimit,
+    pub(crate) ipv6: Ipv6,
     /// The settings to record, since they are new.
     news: Vec<(Setting, String)>,
 }
@@ -41,6 +42,7 @@ impl Choices {
             Setting::MarkMask if is_used => Some(MarkMask::default().to_string()),
             Setting::Egress if is_used => Some(Egress::default().to_string()),
             Setting::Flows if is_used => Some(FlowLimit::default().to_string()),
+            Setting::Ipv6 if is_used => Some(Ipv6::default().to_string()),
             _ => None,
         };
         let mut resolve = |setting, what, configured: Option<String>| {
@@ -70,6 +72,8 @@ impl Choices {
         let egress = resolve(Setting::Egress, "egress", egress)?;
         let flows = config.flows.map(|flows| flows.to_string());
         let flows = resolve(Setting::Flows, "flows", flows)?;
+        let ipv6 = config.ipv6.map(|choice| choice.to_string());
+        let ipv6 = resolve(Setting::Ipv6, "ipv6", ipv6)?;
         let uplinks = names.map(|names| read_all(&names)).transpose()?;
         if news.iter().any(|(setting, _)| *setting == Setting::Uplinks) {
             for name in uplinks.iter().flatten() {
@@ -82,8 +86,9 @@ impl Choices {
         let mask = mask.map(|mask| read("mark-mask", &mask)).transpose()?;
         let egress = egress.map(|egress| read("egress", &egress)).transpose()?;
         let flows = flows.map(|flows| read("flows", &flows)).transpose()?.unwrap_or_default();
+        let ipv6 = ipv6.map(|choice| read("ipv6", &choice)).transpose()?.unwrap_or_default();
         let (mark_mask, egress) = (mask.unwrap_or_default(), egress.unwrap_or_default());
-        Ok(Self { uplinks, mtu, mark_mask, egress, flows, news })
+        Ok(Self { uplinks, mtu, mark_mask, egress, flows, ipv6, news })
     }
 
     /// Reports whether there are new settings.

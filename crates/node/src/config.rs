@@ -10,7 +10,7 @@ pub use file::{ConfigError, ConfigReason};
 
 use riklet_core::{
     firewall::Backend,
-    model::{Egress, FlowLimit, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts},
+    model::{Egress, FlowLimit, InterfaceName, Ipv6, MarkMask, Mtu, Pool, SlotAccounts},
 };
 
 /// The default directory of the records. The recorded objects live until reboot, and so does `/run`.
@@ -49,6 +49,8 @@ pub struct Config {
     pub egress: Option<Egress>,
     /// The flows that each guest may begin and have at a time; `None` is the default of [`FlowLimit`].
     pub flows: Option<FlowLimit>,
+    /// IPv6 for guests; `None` is the default of [`Ipv6`].
+    pub ipv6: Option<Ipv6>,
     /// The daemon's socket; `None` is [`API_SOCKET`] in the state directory.
     pub api: Option<PathBuf>,
     /// The most microVMs that the daemon runs at a time for clients of its socket.
@@ -83,6 +85,7 @@ impl Default for Config {
             mark_mask: None,
             egress: None,
             flows: None,
+            ipv6: None,
             api: None,
             member_runs: DEFAULT_MEMBER_RUNS,
             vmm: VmmConfig::default(),
@@ -128,8 +131,8 @@ impl Config {
     /// those of microVMs, and those of the daemon alone.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, OsString)> {
-        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, egress, flows, api, .. } =
-            self;
+        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, egress, flows, .. } = self;
+        let Self { ipv6, api, .. } = self;
         let mut settings =
             vec![("state_dir", state_dir.into()), ("firewall", firewall.as_str().into())];
         settings.extend(pool.map(|pool| ("pool", pool.to_string().into())));
@@ -142,6 +145,7 @@ impl Config {
         settings.extend(mark_mask.map(|mask| ("mark_mask", mask.to_string().into())));
         settings.extend(egress.map(|egress| ("egress", egress.to_string().into())));
         settings.extend(flows.map(|flows| ("flows", flows.to_string().into())));
+        settings.extend(ipv6.map(|ipv6| ("ipv6", ipv6.to_string().into())));
         settings.extend(api.as_ref().map(|api| ("api", api.into())));
         settings
     }

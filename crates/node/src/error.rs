@@ -6,6 +6,7 @@ use super::{Occupant, Shadow};
 use crate::store::{REBUILD, Run, StoreError, rebuild_one};
 use riklet_core::{
     ErrorKind,
+    firewall::Backend,
     model::{AccountName, InstanceName, InterfaceName, Pool, Slot},
     plan::{Claim, ForeignLink, Holder, Obstacle, Step},
     routing::HostRoute,
@@ -79,7 +80,7 @@ pub enum NodeError {
         "{what} is configured as {configured}, and this node has used {recorded} since its first instance"
     )]
     Decided {
-        /// `firewall`, `pool`, `uplink`, `mtu`, `mark-mask`, `egress` or `flows`.
+        /// `firewall`, `pool`, `uplink`, `mtu`, `mark-mask`, `egress`, `flows` or `ipv6`.
         what: &'static str,
         /// The configured value.
         configured: String,
@@ -95,6 +96,14 @@ pub enum NodeError {
     /// `iptables` is configured, and the host does not have the program.
     #[error("firewall is configured as iptables, but the program iptables is missing")]
     NoIptables,
+    /// IPv6 is on, and the backend of the node's firewall has no rules for it.
+    #[error(
+        "ipv6 needs the firewall nftables, and this node has {backend}, whose rules are for IPv4 only"
+    )]
+    Ipv6 {
+        /// The backend.
+        backend: Backend,
+    },
     /// The pool overlaps a route of the host.
     #[error("the pool {pool} overlaps the host's route to {route}")]
     PoolOverlaps {
@@ -260,7 +269,11 @@ impl NodeError {
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
             Self::NothingUp => Some("`riklet-sdn up` brings functions up".to_owned()),
             Self::Shadows(shadow) => Some(shadow_hint(shadow)),
-            Self::Decided { what: what @ ("uplink" | "mtu" | "mark-mask" | "egress" | "flows"), configured, .. } => {
+            Self::Decided {
+                what: what @ ("uplink" | "mtu" | "mark-mask" | "egress" | "flows" | "ipv6"),
+                configured,
+                ..
+            } => {
                 let value = configured.replace(' ', ",");
                 Some(format!("`riklet-sdn repair --{what} {value}` changes it for all functions"))
             }
@@ -283,6 +296,11 @@ impl NodeError {
             Self::UnknownAccount { kind: AccountKind::Group, account, .. } => {
                 Some(format!("`groupadd --system {account}`, or write a number"))
             }
+            Self::Ipv6 { .. } => Some(
+                "set firewall to nftables (`--firewall nftables`), for a node with functions after \
+                 `riklet-sdn down --all --purge`"
+                    .to_owned(),
+            ),
             Self::Fragment(FragmentError::Policy { .. }) => Some(
                 "`modprobe nf_tables`, or run a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET".to_owned(),
             ),

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Config, NodeError, choices::Choices, config::FirewallChoice, overlap::choose_pool,
-    uplinks::Routed,
+    Config, NodeError, choices::Choices, config::FirewallChoice, ipv6::HostIpv6,
+    overlap::choose_pool, uplinks::Routed,
 };
 use crate::store::{Setting, Settings, Store, Tx};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
     forwarding::{self, Forwarding, Recorded, Sight},
     link::{HostInterface, LinkState},
-    model::{Egress, FlowLimit, InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
+    model::{Egress, Family, FlowLimit, InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
     routing::{RoutingRule, UplinkMarks, UplinkRoute},
     switch,
     workload::{NodeFacts, alias},
@@ -51,6 +51,8 @@ pub(crate) struct Host {
     /// True if the host forwards as a whole.
     globally: bool,
     recorded: Recorded,
+    /// The same for IPv6, and the range of its addresses.
+    pub(crate) ipv6: HostIpv6,
     /// The process to record as the one that is notified of changes, if it is not recorded yet.
     watcher: Option<ProcessId>,
     choices: Choices,
@@ -138,8 +140,14 @@ impl Host {
             || self.choices.has_news()
             || self.marks.is_some()
             || self.watcher.is_some()
+            || self.ipv6.has_news()
             || neighbours.is_some()
             || !(switched.is_empty() && forgotten.is_empty())
+    }
+
+    /// Returns the traffic that passes because no process is notified of changes.
+    pub(crate) fn left_open(&self) -> Confinement {
+        self.forwarding.open.clone().with_v6(self.ipv6.forwarding.open.clone())
     }
 
     /// Reports whether an interface bears our mark, or that of an earlier version.
@@ -164,7 +172,7 @@ impl Host {
         self.routes.clear();
         let restored = self.recorded.switched().filter(|_| !self.globally);
         let off = restored.map(|name| (switch::forwarding(&name), forwarding::OFF.to_owned()));
-        self.sysctls = off.collect();
+        self.sysctls = off.chain(self.ipv6.restored()).collect();
         self
     }
 
@@ -182,7 +190,7 @@ impl Host {
         };
         let mtu = mtu_of_taps(kernel, &choices, &uplinks)?;
         let neighbours = settings.get(Setting::Neighbours);
-        let recorded = Recorded::new(store.recorded_sysctls()?, neighbours);
+        let recorded = Recorded::new(Family::V4, store.recorded_sysctls()?, neighbours);
         let watcher: Option<ProcessId> =
             settings.get(Setting::Watcher).and_then(|watcher| watcher.parse().ok());
         // A process hears of changes: this one, or the recorded one.
@@ -198,8 +206,21 @@ impl Host {
         }
         let (forwarding, mut listed) =
             look_at_forwarding(kernel, &recorded, globally, &forwarding_for, heard, survey)?;
+        let records = (&choices, settings, store);
+        let of_clients = (&forwarding_for, heard);
+        let (ipv6, listed_v6) =
+            HostIpv6::look(kernel, records, (backend, mtu), of_clients, survey)?;
+        listed = listed.or(listed_v6);
+        let pool = match ipv6.range {
+            Some(range) => pool.with_v6(range).map_err(|_unfit| NodeError::Setting {
+                what: "range of IPv6",
+                value: range.to_string(),
+            })?,
+            None => pool.without_v6(),
+        };
         let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());
-        let confined = forwarding.confined.clone();
+        let sysctls = forwarding.needed.iter().map(on).chain(ipv6.sysctls.clone()).collect();
+        let confined = forwarding.confined.clone().with_v6(ipv6.forwarding.confined.clone());
         let (owner, must_record_owner) = owner_by(settings, config, store)?;
         let policies = kernel.can_judge(backend)?;
         let recorded_marks = settings.get(Setting::Marks);
@@ -237,7 +258,7 @@ impl Host {
             routes: routing.routes,
             marks: news,
             addressed: unless_recorded(&names, recorded_addressed),
-            sysctls: forwarding.needed.iter().map(on).collect(),
+            sysctls,
             refused_sysctl: RefusedSysctl::Fail,
             foreign_tables: BTreeSet::new(),
             first_use: false,
@@ -245,6 +266,7 @@ impl Host {
             forwarding,
             globally,
             recorded,
+            ipv6,
             watcher: survey.watcher.filter(|_| survey.watcher != watcher),
             choices,
         })
@@ -266,13 +288,14 @@ impl Host {
         if self.first_use {
             let tables: Vec<_> = self.foreign_tables.iter().map(String::as_str).collect();
             tx.set_setting(Setting::Backend, self.backend.as_str())?;
-            tx.set_setting(Setting::Pool, &self.node.pool.to_string())?;
+            tx.set_setting(Setting::Pool, &self.node.pool.without_v6().to_string())?;
             tx.set_setting(Setting::Tables, &tables.join(","))?;
         }
         if self.must_record_owner {
             tx.set_setting(Setting::Owner, &self.node.owner.to_string())?;
         }
         self.choices.record(tx)?;
+        self.ipv6.record(tx)?;
         self.warn_of_inheritance();
         for name in &self.forwarding.forgotten {
             tx.forget_sysctl(name)?;
@@ -346,11 +369,11 @@ fn mtu_of_taps(
     Ok(smallest.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)))
 }
 
-type HostInterfaces = BTreeMap<InterfaceName, HostInterface>;
+pub(crate) type HostInterfaces = BTreeMap<InterfaceName, HostInterface>;
 
 /// Decides about forwarding with as few requests as possible: interfaces are listed only if they are not recorded, or
 /// if `survey` says so.
-fn look_at_forwarding(
+pub(crate) fn look_at_forwarding(
     kernel: &mut (impl Links + Sysctls),
     recorded: &Recorded,
     globally: bool,
@@ -363,13 +386,14 @@ fn look_at_forwarding(
         listed = Some(kernel.host_interfaces()?);
     }
     let mut needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
-    let mut off = switched_off(kernel, &needed)?;
+    let family = recorded.family();
+    let mut off = switched_off(kernel, family, &needed)?;
     if listed.is_none() && !off.is_empty() {
         // Another program turned forwarding on or off, or an interface was added: the recorded interfaces are out of
         // date.
         listed = Some(kernel.host_interfaces()?);
         needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
-        off = switched_off(kernel, &needed)?;
+        off = switched_off(kernel, family, &needed)?;
     }
     let known: BTreeSet<_> = recorded.switched().collect();
     off.retain(|name| !known.contains(name));
@@ -381,11 +405,12 @@ fn look_at_forwarding(
 /// Returns those of the interfaces that do not forward. An interface that does not exist is left out.
 fn switched_off(
     kernel: &mut impl Sysctls,
+    family: Family,
     names: &BTreeSet<InterfaceName>,
 ) -> Result<BTreeSet<InterfaceName>, KernelError> {
     let mut off = BTreeSet::new();
     for name in names {
-        if kernel.sysctl(&switch::forwarding(name))?.as_deref() == Some(forwarding::OFF) {
+        if kernel.sysctl(&switch::of(family, name))?.as_deref() == Some(forwarding::OFF) {
             off.insert(name.clone());
         }
     }

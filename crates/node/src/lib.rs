@@ -88,6 +88,7 @@ pub mod fuzz;
 mod host;
 mod inspect;
 mod instance;
+mod ipv6;
 mod known;
 mod node;
 mod operations;

@@ -101,6 +101,6 @@ impl<K: Kernel> Operations<'_, K> {
     pub(crate) fn left_open(&mut self) -> Result<Confinement, NodeError> {
         let mut reading = self.reading()?;
         let used = reading.used(Interfaces::Listed)?;
-        Ok(used.map(|used| used.host.forwarding.open.clone()).unwrap_or_default())
+        Ok(used.map(|used| used.host.left_open()).unwrap_or_default())
     }
 }

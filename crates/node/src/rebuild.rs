@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::{
     NodeError, Report,
@@ -17,7 +17,7 @@ use riklet_core::{
     firewall::{Backend, Change, Ruleset},
     forwarding::{OFF, ON},
     link::LinkState,
-    model::{InstanceName, Mark, Mtu, Owner, Pool, Slot},
+    model::{Addresses, InstanceName, Ipv6, Mark, Mtu, Owner, Pool, Slot},
     plan::{self, Adoption, Object, Step},
     switch,
     workload::{
@@ -267,6 +267,10 @@ impl<K: Kernel> Context<'_, K> {
             Some(link) => self.deduce_pool(link)?,
             None => Host::decide(self.kernel, self.config, tx, survey)?.node.pool,
         };
+        if let Some(range) = link.and_then(range_of) {
+            tx.set_setting(Setting::Ipv6, Ipv6::On.as_str())?;
+            tx.set_setting(Setting::PoolV6, &range.to_string())?;
+        }
         let iptables = self.kernel.iptables()?.map(Backend::Iptables);
         for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
             let host = Host::first(self.kernel, self.config, tx, (backend, pool), survey)?;
@@ -287,7 +291,8 @@ impl<K: Kernel> Context<'_, K> {
         if self.kernel.sysctl(switch::IP_FORWARD)?.as_deref() != Some(OFF) {
             return Ok(());
         }
-        for name in host.sysctls.keys() {
+        let of_ipv4 = host.sysctls.keys().filter(|name| switch::interface(name).is_some());
+        for name in of_ipv4 {
             if self.kernel.sysctl(name)?.as_deref() == Some(ON) {
                 tx.record_sysctl(name, OFF)?;
             }
@@ -311,6 +316,20 @@ impl<K: Kernel> Context<'_, K> {
             Ok,
         )
     }
+}
+
+/// Returns the range that the IPv6 address of an interface is from; `None` if it has none of ours.
+fn range_of(link: &LinkState) -> Option<Ipv6Net> {
+    let slot = Slot::of_interface(link.name.as_str())?;
+    let range = link.addresses.iter().find_map(|network| match network {
+        IpNet::V6(network) if network.addr().is_unique_local() => {
+            Some(Ipv6Net::new_assert(network.addr(), 64).trunc())
+        }
+        _ => None,
+    })?;
+    let pool = Pool::candidates().first()?.with_v6(range).ok()?;
+    let mut hosts = pool.addresses(slot)?.hosts();
+    hosts.any(|host| link.addresses.contains(&Addresses::network(host))).then_some(range)
 }
 
 /// Refuses interfaces whose addresses would have to change: their guests would not be told.

@@ -95,7 +95,14 @@ impl Routed {
         let rules = kernel.rules()?;
         let ways = ways(kernel, &rules, candidates, recorded.is_none())?;
         let marks = UplinkMarks::new(mask, &ways, recorded);
-        let routing = routing::decide(pool.v4(), &rules, &marks, &ways);
+        let mut routing = routing::decide(pool.v4(), &rules, &marks, &ways);
+        if let Some(pool) = pool.v6() {
+            // Answers of IPv6 leave by the default route.
+            let unmarked = UplinkMarks::new(mask, &Ways::new(), None);
+            let of_v6 = routing::decide(pool, &rules, &unmarked, &Ways::new());
+            routing.rules.extend(of_v6.rules);
+            routing.unanswered = routing.unanswered.or(of_v6.unanswered);
+        }
         if let Some(rule) = &routing.unanswered {
             tracing::warn!(
                 "the routing rule {rule} comes first, and may take packets to or from functions \
@@ -134,7 +141,8 @@ pub(crate) fn look_at_flaws(
     let pool = config.pool.or_else(|| Pool::candidates().first().copied());
     if let Some(pool) = pool {
         let decided = routing::decide(pool.v4(), &rules, &marks, &ways);
-        let of_guests = decided.unanswered.as_ref().is_some_and(|rule| rule.may_take(pool.v4()));
+        let of_guests =
+            decided.unanswered.as_ref().is_some_and(|rule| rule.may_take(pool.v4().into()));
         found.extend(decided.unanswered.filter(|_| !of_guests).map(UplinkFlaw::Preceded));
     }
     for name in configured.filter(|name| !ways.contains_key(*name)) {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use riklet_core::address::GATEWAY_LINK_LOCAL;
 use riklet_core::model::{Addresses, Dns, Ends, InstanceName, InterfaceName, MacAddress, Queues};
 use riklet_sdn::Instance;
 
@@ -118,6 +119,17 @@ pub fn cloud_init(attachment: &Attachment) -> Value {
         "routes": [{ "to": "0.0.0.0/0", "via": host }],
         "mtu": mtu,
     });
+    if let Some(Ends { guest, .. }) = addresses.v6 {
+        let all = [addresses.v4.guest.into(), guest.into()].map(Addresses::network);
+        nic["addresses"] = all.map(|network| network.to_string()).to_vec().into();
+        // The same gateway on every node: a snapshot keeps it.
+        nic["routes"] = json!([
+            { "to": "0.0.0.0/0", "via": host },
+            { "to": "::/0", "via": GATEWAY_LINK_LOCAL },
+        ]);
+        // It announces no routes, and nobody else does.
+        nic["accept-ra"] = false.into();
+    }
     if !dns.is_empty() {
         nic["nameservers"] = json!({ "addresses": dns });
     }
@@ -131,10 +143,15 @@ pub fn env(attachment: &Attachment) -> String {
     let Attachment { name, interface, addresses, guest_mac, mtu, .. } = attachment;
     let Ends { host, guest } = addresses.v4;
     let netmask = Addresses::NETMASK;
+    let v6 = addresses.v6.map(|Ends { guest, .. }| {
+        let guest = Addresses::network(guest.into());
+        format!("RIKLET_GUEST_ADDRESS6={guest}\nRIKLET_GATEWAY6={GATEWAY_LINK_LOCAL}\n")
+    });
     format!(
         "RIKLET_NAME={name}\nRIKLET_TAP={interface}\nRIKLET_GUEST_ADDRESS={guest}\n\
          RIKLET_GUEST_MAC={guest_mac}\nRIKLET_GATEWAY={host}\nRIKLET_NETMASK={netmask}\n\
-         RIKLET_MTU={mtu}\n"
+         RIKLET_MTU={mtu}\n{}",
+        v6.unwrap_or_default()
     )
 }
 

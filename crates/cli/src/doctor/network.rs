@@ -65,6 +65,8 @@ pub(super) fn left_open(open: &Confinement) -> Finding {
     let list = |names: Vec<&InterfaceName>| {
         names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
+    // What is said of one family holds for the other: it is about the same interfaces.
+    let open = open.v6().filter(|_| open.from().is_empty()).unwrap_or(open);
     let (from, to) = (list(open.from().iter().collect()), list(open.to().iter().collect()));
     Finding::note(
         "forwarding",

@@ -62,6 +62,8 @@ fn help_lists_the_commands() {
                                 internet] [env: RIKLET_SDN_EGRESS]
           --flows <COUNT>       Flows that each guest may begin and have at a time, a number or
                                 unlimited [default: 4096] [env: RIKLET_SDN_FLOWS]
+          --ipv6 <CHOICE>       IPv6 for guests, with the firewall nftables: on or off [default: off]
+                                [env: RIKLET_SDN_IPV6]
           --api <SOCKET>        Socket of the daemon [default: api.sock in the state directory]. Without
                                 a daemon, commands work alone [env: RIKLET_SDN_API]
           --no-daemon           Work without the daemon, on the same records and under the same lock

@@ -126,7 +126,7 @@ fn invalid_values_are_reported_with_file_and_line() {
         environment.refused(2, &["list"])
     });
     insta::assert_snapshot!(refused.concat(), @r#"
-    error: $DIR/config.toml:1:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, egress, flows, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
+    error: $DIR/config.toml:1:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, egress, flows, ipv6, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
     error: $DIR/config.toml:2:1: firewal: unknown key; did you mean "firewall"?
     error: $DIR/config.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
     error: $DIR/config.toml:1:8: pool: a pool's prefix length must be 14 to 30, not 8

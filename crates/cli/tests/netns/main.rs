@@ -33,6 +33,7 @@ mod healed;
 mod histories;
 mod injected;
 mod internet;
+mod ipv6;
 mod killed;
 #[cfg(feature = "toy-kind")]
 mod kinds;

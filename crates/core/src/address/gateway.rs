@@ -12,5 +12,5 @@ use super::MacAddress;
 /// No version of this program gave it to anything else.
 pub const GATEWAY_MAC: MacAddress = MacAddress::new([0x0a, b'R', b'I', b'K', 0, 1]);
 
-/// The host's IPv6 link-local address on every TAP, once it has one ([`crate::link::LinkSpec::link_local`]).
+/// The host's IPv6 link-local address on every TAP whose guest has IPv6 ([`crate::link::LinkSpec::link_local`]).
 pub const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);

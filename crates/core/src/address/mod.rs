@@ -1,7 +1,7 @@
 //! Addresses of interfaces and guests, which a slot determines, for both families. Pure.
 //!
 //! A node has a [`Pool`], and each [`Slot`] of it an interface, MAC addresses and [`Addresses`]. Every slot has IPv4
-//! addresses; it has IPv6 addresses if the pool has a range for them, which no node decides on yet.
+//! addresses; it has IPv6 addresses if the pool has a range for them.
 
 mod ends;
 mod gateway;

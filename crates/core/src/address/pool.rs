@@ -89,6 +89,23 @@ impl Pool {
         }
     }
 
+    /// Returns the same pool without a range for IPv6.
+    #[must_use]
+    pub const fn without_v6(self) -> Self {
+        Self { v6: None, ..self }
+    }
+
+    /// Returns a unique local range (RFC 4193, section 3.2) whose global identifier is 40 bits of this number, and its
+    /// first subnet. Every pool of IPv4 fits in.
+    #[must_use]
+    pub fn unique_local(random: u64) -> Ipv6Net {
+        let [_, _, _, id @ ..] = random.to_be_bytes();
+        let mut octets = [0; 16];
+        octets[0] = 0xfd;
+        octets[1..6].copy_from_slice(&id);
+        Ipv6Net::new_assert(Ipv6Addr::from(octets), 64)
+    }
+
     /// Returns the range of IPv4.
     #[must_use]
     pub const fn v4(self) -> Ipv4Net {
@@ -231,6 +248,18 @@ mod tests {
         assert!(both.overlaps("fd52::/16".parse().unwrap()));
         assert!(!both.overlaps("fd53::/16".parse().unwrap()));
         assert!(!both.overlaps("::/0".parse().unwrap()));
+    }
+
+    #[test]
+    fn every_pool_takes_a_unique_local_range() {
+        let range = Pool::unique_local(0x1234_5678_9abc_def0);
+        assert_eq!(range.to_string(), "fd78:9abc:def0::/64");
+        let largest: Pool = "10.228.0.0/14".parse().unwrap();
+        let both = largest.with_v6(range).unwrap();
+        assert_eq!(both.v6(), Some(range));
+        assert_eq!(both.without_v6(), largest);
+        let last = both.addresses(Slot::new(65_535)).unwrap().v6.unwrap();
+        assert_eq!(last.guest.to_string(), "fd78:9abc:def0::1:ffff");
     }
 
     #[test]

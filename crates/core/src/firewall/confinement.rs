@@ -12,6 +12,8 @@ pub struct Confinement {
     from: BTreeSet<InterfaceName>,
     to: BTreeSet<InterfaceName>,
     bridges: BTreeSet<InterfaceName>,
+    /// The packets of IPv6, if there are any; the rest is of IPv4.
+    v6: Option<Box<Self>>,
 }
 
 impl Confinement {
@@ -25,14 +27,26 @@ impl Confinement {
         to: BTreeSet<InterfaceName>,
         bridges: BTreeSet<InterfaceName>,
     ) -> Self {
-        let confined = Self { from, to, bridges };
+        let confined = Self { from, to, bridges, v6: None };
         if confined.pairs().next().is_some() { confined } else { Self::default() }
+    }
+
+    /// Confines these packets of IPv6 as well. What it was created with are packets of IPv4.
+    #[must_use]
+    pub fn with_v6(self, v6: Self) -> Self {
+        Self { v6: (!v6.from.is_empty()).then(|| Box::new(v6)), ..self }
+    }
+
+    /// Returns the confined packets of IPv6; `None` if there are none.
+    #[must_use]
+    pub fn v6(&self) -> Option<&Self> {
+        self.v6.as_deref()
     }
 
     /// Reports whether nothing is confined.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.from.is_empty()
+        self.from.is_empty() && self.v6.is_none()
     }
 
     /// Returns the interfaces whose forwarding was off before us.
@@ -51,6 +65,11 @@ impl Confinement {
     #[must_use]
     pub fn exempts(&self, interface: &InterfaceName) -> bool {
         self.bridges.contains(interface)
+    }
+
+    /// Returns the interfaces of IPv6 in pairs, as [`Self::pairs`] does those of IPv4.
+    pub fn pairs_v6(&self) -> impl Iterator<Item = (&InterfaceName, &InterfaceName)> {
+        self.v6.iter().flat_map(|v6| v6.pairs())
     }
 
     /// Returns the interfaces in pairs: a packet that comes in by the first and leaves by the second is dropped.

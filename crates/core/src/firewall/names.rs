@@ -119,6 +119,31 @@ pub mod nftables {
     /// The chain for packets that are too short for ports.
     pub const REFUSED_SHORT: &str = "refused-short";
 
+    /// The same of IPv6, which exist where guests have it: exposures, guests, flows, and confined interfaces.
+    pub const EXPOSURES_V6: &str = "exposures6";
+    /// See [`EXPOSURES_V6`].
+    pub const BOUND_V6: &str = "bound6";
+    /// See [`EXPOSURES_V6`].
+    pub const RANGES_V6: &str = "ranges6";
+    /// See [`EXPOSURES_V6`].
+    pub const BOUND_RANGES_V6: &str = "bound-ranges6";
+    /// See [`EXPOSURES_V6`].
+    pub const HAIRPIN_V6: &str = "hairpin6";
+    /// See [`EXPOSURES_V6`].
+    pub const REACH_INTERNET_V6: &str = "reach-internet6";
+    /// See [`EXPOSURES_V6`].
+    pub const REACH_ALL_V6: &str = "reach-all6";
+    /// See [`EXPOSURES_V6`].
+    pub const REACH_NONE_V6: &str = "reach-none6";
+    /// See [`EXPOSURES_V6`].
+    pub const FLOWS_V6: &str = "flows6";
+    /// See [`EXPOSURES_V6`].
+    pub const RATES_V6: &str = "rates6";
+    /// See [`EXPOSURES_V6`].
+    pub const CONFINED_V6: &str = "confined6";
+    /// The set of the TAPs whose guests discovered neighbours lately, each with its rate. The kernel adds and removes them.
+    pub const DISCOVERIES: &str = "discoveries";
+
     /// Priorities of base chains (`enum nf_ip_hook_priorities` of `<linux/netfilter_ipv4.h>`).
     pub mod priority {
         /// Before connection tracking (`NF_IP_PRI_RAW`).

@@ -1,10 +1,10 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::Confinement;
 use crate::{
@@ -145,6 +145,16 @@ pub(crate) const SPECIAL_RANGES: [Ipv4Net; 8] = [
     Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3),
 ];
 
+/// The range of IPv6 that is public: global unicast (RFC 4291, section 2.4). Everything else is not, such as unique local,
+/// link-local and site-local addresses, multicast, and those that lead to IPv4 by a translator (RFC 6052).
+pub(crate) const PUBLIC_V6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+/// The ranges in it that are not public: those that lead to IPv4 by a tunnel, Teredo (RFC 4380) and 6to4 (RFC 3056).
+pub(crate) const SPECIAL_RANGES_V6: [Ipv6Net; 2] = [
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+];
+
 /// The ports of name servers (RFC 1035, section 4.2).
 pub(crate) const NAME_SERVERS: [(Protocol, u16); 2] = [(Protocol::Udp, 53), (Protocol::Tcp, 53)];
 /// The port by which mail servers take mail from each other (RFC 5321): what leaves there by a node's address is the
@@ -202,11 +212,14 @@ pub enum Entry {
 
 impl BaseRuleset {
     /// Returns the largest TCP segment that fits our interfaces, in bytes: an IPv4 header and a TCP header have 20 each
-    /// (RFC 9293, section 3.7.1).
+    /// (RFC 9293, section 3.7.1), an IPv6 header has 40.
     #[must_use]
-    pub fn segment_size(&self) -> u16 {
-        const HEADERS: u32 = 40;
-        u16::try_from(self.mtu.saturating_sub(HEADERS)).unwrap_or(u16::MAX)
+    pub fn segment_size(&self, family: Family) -> u16 {
+        let headers = match family {
+            Family::V4 => 40,
+            Family::V6 => 60,
+        };
+        u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
     }
 }
 

@@ -204,7 +204,8 @@ fn a_guest_has_its_own_addresses_only() {
 
 #[test]
 fn every_slot_of_every_pool_passes_its_own_guard() {
-    let pools = [pool(), pool_of_all(), "192.168.9.0/30".parse().unwrap()];
+    let both = [pool(), pool_of_all()].map(|pool| pool.with_v6(PREFIX.parse().unwrap()).unwrap());
+    let pools = [pool(), pool_of_all(), "192.168.9.0/30".parse().unwrap(), both[0], both[1]];
     let slots = [0, 1, 127, 128, 16_383, 16_384, u16::MAX].map(Slot::new);
     for (pool, slot) in pools.iter().flat_map(|pool| slots.map(|slot| (pool, slot))) {
         let Some(of_slot) = pool.addresses(slot) else { continue };
@@ -290,7 +291,8 @@ fn a_guard_is_read_from_its_program() {
 
 #[test]
 fn every_jump_leads_to_its_place() {
-    for steps in [from_guest(addresses(SLOT).v4.guest)] {
+    let (first, first_v6) = (addresses(SLOT).v4.guest, Some(Ipv6Addr::LOCALHOST));
+    for steps in [from_guest(first, None), from_guest(first, first_v6)] {
         let program = assemble(&steps);
         for (at, instruction) in program.iter().enumerate() {
             for distance in [instruction.if_true, instruction.if_false] {
@@ -307,4 +309,109 @@ fn every_jump_leads_to_its_place() {
             assert!(here || matches!(target, On | Pass | Drop), "{target:?}");
         }
     }
+}
+
+const PREFIX: &str = "fd52:494b:7:8::/64";
+
+fn with_v6() -> (Guard, Ends<Ipv6Addr>) {
+    let pool = pool_of_all().with_v6(PREFIX.parse().unwrap()).unwrap();
+    let of_slot = pool.addresses(SLOT).unwrap();
+    let on_tap = of_slot.hosts().chain([crate::address::GATEWAY_LINK_LOCAL.into()]);
+    (Guard::of_interface(SLOT, &on_tap.map(Addresses::network).collect()), of_slot.v6.unwrap())
+}
+
+/// Returns a frame with a packet of IPv6.
+fn frame_v6(to: [u8; 6], from: Ipv6Addr, dest: Ipv6Addr, next: u8, payload: &[u8]) -> Frame {
+    let start = [0x60, 0, 0, 0, 0, 0, next, 255];
+    let bytes = [&start[..], &from.octets(), &dest.octets(), payload].concat();
+    frame(to, SLOT.guest_mac(), IPV6, &bytes)
+}
+
+#[test]
+fn a_guest_has_its_own_address_of_ipv6_only() {
+    let (guard, Ends { host, guest }) = with_v6();
+    let sent = |from: Ipv6Addr, next, payload: &[u8]| {
+        run(&guard.from_guest(), &frame_v6(HOST, from, host, next, payload)) != DROP
+    };
+    assert!(sent(guest, 6, &[0; 20]), "its own");
+    assert!(!passes(&frame_v6(HOST, guest, host, 6, &[0; 20])), "guests have no IPv6");
+    let address = |text: &str| -> Ipv6Addr { text.parse().unwrap() };
+    let others = [
+        host,
+        address("fd52:494b:7:8::1"),
+        address("fd52:494b:7:9::2469"),
+        address("2001:db8::1"),
+        address("fe80::1"),
+        address("fe80::7"),
+        address("fe81::7"),
+        address("fe80:0:0:1::7"),
+        address("::"),
+        address("::1"),
+        address("::ffff:10.228.72.210"),
+        address("ff02::1"),
+    ];
+    for from in others {
+        assert!(!sent(from, 6, &[0; 20]), "{from}");
+        // Neighbour discovery, by addresses of the link, or while the address is not known to be free.
+        let discovers =
+            from == address("::") || from.octets()[..8] == [0xfe, 0x80, 0, 0, 0, 0, 0, 0];
+        for kind in [135, 136] {
+            assert_eq!(sent(from, 58, &[kind; 24]), discovers, "{from} {kind}");
+        }
+        for kind in [128, 133, 134, 137, 143] {
+            assert!(!sent(from, 58, &[kind; 24]), "{from} {kind}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_configures_no_host_by_ipv6() {
+    let (guard, Ends { host, guest }) = with_v6();
+    let sent_to = |to, dest, next, payload: &[u8]| {
+        run(&guard.from_guest(), &frame_v6(to, guest, dest, next, payload)) != DROP
+    };
+    let sent = |next, payload: &[u8]| sent_to(HOST, host, next, payload);
+    for kind in [128, 129, 135, 136] {
+        assert!(sent(58, &[kind; 24]), "{kind}");
+    }
+    for kind in [130, 131, 132, 133, 134, 137, 138, 139, 143, 151, 255] {
+        assert!(!sent(58, &[kind; 24]), "{kind}");
+    }
+    assert!(sent(17, &udp(53)), "DNS");
+    assert!(!sent(17, &udp(546)), "a server of DHCP");
+    assert!(!sent(17, &udp(547)), "a client of DHCP");
+    assert!(sent(44, &[17; 8]), "a fragment");
+    for header in [0, 43, 60] {
+        assert!(!sent(header, &[58, 0, 1, 4, 0, 0, 0, 0, 134]), "{header}");
+    }
+    let many: Ipv6Addr = "ff02::1:ff00:1".parse().unwrap();
+    let group = [0x33, 0x33, 0xff, 0, 0, 1];
+    assert!(!sent_to(group, many, 17, &udp(5353)), "not one host");
+    assert!(!sent_to(HOST, many, 17, &udp(5353)), "not one host");
+    assert!(!sent_to(group, host, 17, &udp(53)), "the frame is for many hosts");
+    assert!(sent_to(group, many, 58, &[135; 24]), "it asks for the gateway");
+    for kind in [1, 2, 3, 4] {
+        let quoting = |quoted: Ipv6Addr| {
+            let start = [&[kind, 0, 0, 0, 0, 0, 5, 0][..], &[0x60, 0, 0, 0, 0, 0, 6, 64]].concat();
+            sent(58, &[&start[..], &host.octets(), &quoted.octets()].concat())
+        };
+        assert!(quoting(guest), "its own flow");
+        assert!(!quoting(host), "somebody else's flow");
+        assert!(!quoting("2001:db8::7".parse().unwrap()), "somebody else's flow");
+    }
+}
+
+#[test]
+fn a_guard_with_ipv6_is_read_from_its_program() {
+    let (guard, ends) = with_v6();
+    assert_eq!(Guard::read(&bytes(&guard.from_guest())), Some(guard));
+    let v4 = || addresses(SLOT).hosts().map(Addresses::network);
+    let both = |host: Ipv6Addr| v4().chain([Addresses::network(host.into())]).collect();
+    assert!(guard.fits(SLOT, &both(ends.host)));
+    assert!(!guard.fits(SLOT, &both("fd52:494b:7:9::2468".parse().unwrap())), "another prefix");
+    assert!(guard.fits(SLOT, &v4().collect()), "the interface lost its address");
+    assert!(
+        !Guard::of_interface(SLOT, &v4().collect()).fits(SLOT, &both(ends.host)),
+        "none of IPv6"
+    );
 }

@@ -10,6 +10,7 @@ mod execution;
 mod exposure;
 mod flow_limit;
 mod image;
+mod ipv6;
 mod limits;
 mod mark_mask;
 mod memory;
@@ -32,6 +33,7 @@ pub use execution::{
 pub use exposure::{Exposure, ExposureError, PortRange, PortRangeError, Protocol, Ready};
 pub use flow_limit::{FlowLimit, FlowLimitError};
 pub use image::{EmptySource, Image, Sha256, Sha256Error};
+pub use ipv6::{Ipv6, Ipv6Error};
 pub use limits::{BitRate, BitRateError, Limits};
 pub use mark_mask::{MarkMask, MarkMaskError};
 pub use memory::{Memory, MemoryError};

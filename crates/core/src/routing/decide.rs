@@ -1,13 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     marks::UplinkMarks,
     rule::{MAIN, PROTOCOL, RoutingRule},
     way::{LONGEST_DEFAULT, UplinkRoute, Way},
 };
-use crate::model::InterfaceName;
+use crate::model::{Family, InterfaceName};
 
 /// The priority of the kernel's rule for `main` (`fib_default_rules_init` of `net/ipv4/fib_rules.c`).
 const PRIORITY_OF_MAIN: u32 = 32_766;
@@ -29,10 +29,15 @@ pub fn sources(rules: &[RoutingRule]) -> BTreeSet<Ipv4Net> {
     let others = rules.iter().filter(|rule| !rule.is_ours() && !rule.narrowed && !rule.from_host);
     let by_source = others.filter(|rule| (rule.to, rule.mark) == (None, None));
     let own_table = by_source.filter(|rule| rule.table.is_some_and(|table| table != MAIN));
-    own_table.filter_map(|rule| rule.from).collect()
+    let of_ipv4 = |from| match from {
+        IpNet::V4(from) => Some(from),
+        IpNet::V6(_) => None,
+    };
+    own_table.filter_map(|rule| rule.from.and_then(of_ipv4)).collect()
 }
 
-/// Decides the rules and routes, given all rules of the host, in their order, and the way out of each uplink.
+/// Decides the rules and routes for packets of the pool's family, given all rules of the host, in their order, and the way
+/// out of each uplink.
 ///
 /// Our rules come directly before the first rule of another program that may take packets to guests, or answers of
 /// guests; or before `main`.
@@ -41,12 +46,14 @@ pub fn sources(rules: &[RoutingRule]) -> BTreeSet<Ipv4Net> {
 /// only if it is the host's own, or has the mark that the firewall gives to what an exposure translated.
 #[must_use]
 pub fn decide(
-    pool: Ipv4Net,
+    pool: impl Into<IpNet>,
     rules: &[RoutingRule],
     marks: &UplinkMarks,
     ways: &BTreeMap<InterfaceName, Way>,
 ) -> Routing {
-    let others = || rules.iter().filter(|rule| !rule.is_ours());
+    let pool = pool.into();
+    let family = Family::of(pool.addr());
+    let others = || rules.iter().filter(|rule| !rule.is_ours() && rule.family == family);
     let taker =
         others().take_while(|rule| !rule.leads_to_guests(pool)).find(|rule| rule.may_take(pool));
     let of_answers =
@@ -56,6 +63,7 @@ pub fn decide(
     let ours = |priority| RoutingRule {
         priority,
         protocol: PROTOCOL,
+        family,
         from: None,
         to: None,
         mark: None,
@@ -117,7 +125,7 @@ mod tests {
     use super::*;
     use crate::{model::MarkMask, routing::NextHop};
 
-    fn pool() -> Ipv4Net {
+    fn pool() -> IpNet {
         "10.231.0.0/16".parse().unwrap()
     }
 
@@ -133,6 +141,7 @@ mod tests {
         RoutingRule {
             priority: priority.parse().unwrap(),
             protocol: 3,
+            family: if text.contains("::/") { Family::V6 } else { Family::V4 },
             from: words[0].parse().ok(),
             to: after("to").map(|to| to.parse().unwrap()),
             mark: after("fwmark").map(mark).map(|[mark, mask]| (mark, mask)),
@@ -173,7 +182,7 @@ mod tests {
     }
 
     /// Returns the ends of the rules that keep guests apart.
-    fn within() -> (Option<Ipv4Net>, Option<Ipv4Net>) {
+    fn within() -> (Option<IpNet>, Option<IpNet>) {
         (Some(pool()), Some(pool()))
     }
 
@@ -221,6 +230,41 @@ mod tests {
         }
         assert_eq!(apart(&["4: from all lookup main"]), [""; 0], "there is no room");
         assert_eq!(decided(&["4: from all lookup main"]), ["! 4: from all lookup main"]);
+    }
+
+    #[test]
+    fn guests_are_kept_apart_in_both_families() {
+        let pool: IpNet = "fd52:494b::/64".parse().unwrap();
+        let v6 = |text: &str| RoutingRule { family: Family::V6, ..rule(text) };
+        let decided = |rules: &[RoutingRule]| -> Vec<_> {
+            let decided = decide(pool, rules, &UplinkMarks::default(), &ways(&[]));
+            assert!(decided.rules.iter().all(|rule| rule.family == Family::V6));
+            decided.rules.iter().map(ToString::to_string).collect()
+        };
+        let expected = |place: u32| {
+            let (earlier, later) = (place - 4, place - 3);
+            let within = "from fd52:494b::/64 to fd52:494b::/64";
+            [
+                format!("{earlier}: {within} iif lo lookup main"),
+                format!("{earlier}: {within} fwmark 0x40/0x40 lookup main"),
+                format!("{later}: {within} prohibit"),
+            ]
+        };
+        let sorted = |rules: &[RoutingRule]| {
+            let mut found = decided(rules);
+            found.sort_by_key(|rule| (rule.contains("prohibit"), !rule.contains("iif")));
+            found
+        };
+        let main = || v6("32766: from all lookup main");
+        assert_eq!(sorted(&[v6("0: from all lookup 255"), main()]), expected(32_766));
+        let other = "100: from all lookup 7";
+        assert_eq!(sorted(&[rule(other), main()]), expected(32_766), "one of IPv4");
+        let found = sorted(&[v6(other), main()]);
+        assert!(expected(100).iter().all(|rule| found.contains(rule)), "{found:?}");
+        assert!(
+            found.contains(&"99: from all to fd52:494b::/64 lookup main".to_owned()),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 use std::fmt;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::way::LONGEST_DEFAULT;
+use crate::address::{Addresses, Family};
 
 /// The mark of our rules and routes: their protocol (`FRA_PROTOCOL`, `rtm_protocol`), an `R`. Nobody in the list of
 /// iproute2 (`rt_protos`) has it.
@@ -10,20 +11,19 @@ pub const PROTOCOL: u8 = b'R';
 /// `RT_TABLE_MAIN` and `RT_TABLE_LOCAL` of `<linux/rtnetlink.h>`.
 pub const MAIN: u32 = 254;
 const LOCAL: u32 = 255;
-/// The prefix length of the routes to guests.
-const TO_GUEST: u32 = 30;
-
-/// A routing rule of IPv4 (ip-rule(8)).
+/// A routing rule (ip-rule(8)).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RoutingRule {
     /// The priority: rules are tried from the lowest on.
     pub priority: u32,
     /// The program that made it ([`PROTOCOL`] is ours); 0 if that is unknown.
     pub protocol: u8,
+    /// The family of the packets that it is for.
+    pub family: Family,
     /// The sources that it is for; `None` is any.
-    pub from: Option<Ipv4Net>,
+    pub from: Option<IpNet>,
     /// The destinations that it is for; `None` is any.
-    pub to: Option<Ipv4Net>,
+    pub to: Option<IpNet>,
     /// The value of these bits of the packet's mark, and the bits; `None` is any.
     pub mark: Option<(u32, u32)>,
     /// True if it is for packets of the host itself only (`iif lo`). The kernel looks the way back to a source up as one of
@@ -47,23 +47,23 @@ impl RoutingRule {
     }
 
     /// Reports whether it leads each packet to the pool to the routes of guests.
-    pub(super) fn leads_to_guests(&self, pool: Ipv4Net) -> bool {
+    pub(super) fn leads_to_guests(&self, pool: IpNet) -> bool {
         self.table == Some(MAIN)
             && !self.narrowed
             && !self.from_host
             && (self.from, self.mark) == (None, None)
             && self.to.is_none_or(|to| to.contains(&pool))
-            && self.suppressed.is_none_or(|length| length < TO_GUEST)
+            && self.suppressed.is_none_or(|length| length < to_guest(self.family))
     }
 
     /// Reports whether it may lead a packet to the pool elsewhere.
     #[must_use]
-    pub fn may_take(&self, pool: Ipv4Net) -> bool {
+    pub fn may_take(&self, pool: IpNet) -> bool {
         self.to.is_none_or(|to| meets(to, pool)) && !matches!(self.table, Some(MAIN | LOCAL))
     }
 
     /// Reports whether it may lead a packet from one guest to another.
-    pub(super) fn may_lead_within(&self, pool: Ipv4Net) -> bool {
+    pub(super) fn may_lead_within(&self, pool: IpNet) -> bool {
         self.from.is_none_or(|from| meets(from, pool))
             && self.to.is_none_or(|to| meets(to, pool))
             && (self.mark.is_none() || self.narrowed)
@@ -73,7 +73,7 @@ impl RoutingRule {
 
     /// Reports whether it may lead answers from the pool to the default route of a table, whatever uplink was asked.
     /// Rules for particular destinations or marks, and rules that refuse packets, are the administrator's decision.
-    pub(super) fn may_take_answers(&self, pool: Ipv4Net) -> bool {
+    pub(super) fn may_take_answers(&self, pool: IpNet) -> bool {
         self.from.is_none_or(|from| meets(from, pool))
             && self.to.is_none_or(|to| to.prefix_len() <= LONGEST_DEFAULT)
             && (self.mark.is_none() || self.narrowed)
@@ -81,7 +81,15 @@ impl RoutingRule {
     }
 }
 
-fn meets(one: Ipv4Net, other: Ipv4Net) -> bool {
+/// Returns the prefix length of the routes to guests.
+fn to_guest(family: Family) -> u32 {
+    match family {
+        Family::V4 => Addresses::PREFIX_LENGTH.into(),
+        Family::V6 => Addresses::PREFIX_LENGTH_V6.into(),
+    }
+}
+
+fn meets(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias};
 use crate::{
-    address::{Addresses, Family, GATEWAY_MAC, Pool, Slot},
+    address::{Addresses, Family, GATEWAY_LINK_LOCAL, GATEWAY_MAC, Pool, Slot},
     firewall::{Backend, Entry},
     link::{LinkSpec, Tap},
     model::{Account, EgressPolicy, Execution, Exposure, InstanceName, Queues},
@@ -45,7 +45,7 @@ pub(super) fn link(
         mtu: node.mtu,
         addresses: addresses.hosts().map(Addresses::network).collect(),
         neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
-        link_local: None,
+        link_local: addresses.v6.map(|_| GATEWAY_LINK_LOCAL),
         tap,
         shaping: Shaping::default(),
     };
@@ -86,13 +86,20 @@ pub(super) fn execution(tap: Tap) -> Execution {
 }
 
 /// Adds the entries of a policy, if there is one.
+///
+/// A policy names IPv4 destinations only. With a policy that names any, a guest begins no connection by IPv6: whether it
+/// may would not be said. With one that only has a default, that holds for both families.
 pub(super) fn with_policy(
     mut fragment: Fragment,
     policy: Option<&EgressPolicy>,
     backend: Backend,
 ) -> Fragment {
     let Some(policy) = policy else { return fragment };
-    for guest in fragment.addresses.guests().filter(IpAddr::is_ipv4) {
+    for guest in fragment.addresses.guests() {
+        if guest.is_ipv6() {
+            fragment.entries.extend(reach::entry_v6(policy, guest));
+            continue;
+        }
         if backend != Backend::Nftables {
             fragment.entries.push(Entry::Judged { guest });
         }

@@ -81,7 +81,7 @@ impl Routes for FakeKernel {
     }
 
     fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
-        let refused = |source| KernelError::AddRule { rule: rule.clone(), source };
+        let refused = |source| KernelError::AddRule { rule: rule.clone().into(), source };
         let mut system = self.effect().map_err(refused)?;
         if !system.rules.contains(rule) {
             // As in the kernel, a new rule comes after those of the same priority.
@@ -92,7 +92,7 @@ impl Routes for FakeKernel {
     }
 
     fn remove_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
-        let refused = |source| KernelError::RemoveRule { rule: rule.clone(), source };
+        let refused = |source| KernelError::RemoveRule { rule: rule.clone().into(), source };
         self.effect().map_err(refused)?.rules.retain(|other| other != rule);
         Ok(())
     }

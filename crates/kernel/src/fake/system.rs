@@ -116,8 +116,12 @@ impl System {
     /// Adds an interface of the host's, with an address, that forwards as the host does.
     pub fn add_interface(&mut self, name: &InterfaceName) {
         let index = self.interfaces.values().map(|interface| interface.index).max();
-        let interface =
-            HostInterface { index: index.unwrap_or(1) + 1, addressed: true, bridge: false };
+        let interface = HostInterface {
+            index: index.unwrap_or(1) + 1,
+            addressed: true,
+            addressed_v6: false,
+            bridge: false,
+        };
         self.interfaces.insert(name.clone(), interface);
         let value = self.sysctls.get(switch::IP_FORWARD).cloned().unwrap_or_default();
         self.sysctls.insert(switch::forwarding(name), value);

@@ -24,7 +24,10 @@ use riklet_core::{
     flows::Flows,
     link::{DRAINING_GROUP, LinkSpec, Tap},
     manager::ManagerFile,
-    model::{Account, AccountName, Egress, FlowLimit, InterfaceName, Limits, Owner, OwnerId, Slot},
+    model::{
+        Account, AccountName, Egress, Family, FlowLimit, InterfaceName, Limits, Owner, OwnerId,
+        Slot,
+    },
     routing::{HostRoute, MAIN, NextHop, PROTOCOL, RoutingRule, TABLES, UplinkMarks, UplinkRoute},
     shaping::Shaping,
     small::SmallSet,
@@ -196,10 +199,11 @@ fn ruleset() -> Ruleset {
 
 fn rule(priority: u32) -> RoutingRule {
     RoutingRule {
+        family: Family::V4,
         priority,
         protocol: PROTOCOL,
         from: None,
-        to: Some(Ipv4Net::default()),
+        to: Some(Ipv4Net::default().into()),
         mark: None,
         from_host: false,
         narrowed: false,

@@ -136,6 +136,18 @@ impl Route {
         Ok(found.is_some_and(|guard| guard.fits(slot, addresses)) || !self.can_guard()?)
     }
 
+    /// Reports whether these hooks have the guard that the interface of a slot gets with these addresses, and no other;
+    /// also `true` if the kernel cannot give it one.
+    pub(super) fn has_guard_of(
+        &mut self,
+        hooked: Option<Blocks>,
+        slot: Slot,
+        addresses: &SmallSet<IpNet>,
+    ) -> Result<bool, Refusal> {
+        let found = hooked.and_then(|blocks| self.guard_in(blocks));
+        Ok(found == Some(Guard::of_interface(slot, addresses)) || !self.can_guard()?)
+    }
+
     /// Returns the blocks of the hooks of an interface, if they are ours.
     pub(super) fn hooked(&mut self, index: u32) -> Result<Option<Blocks>, Refusal> {
         // The kernel sends the answer to everybody who listens, and to us if we ask for an echo.

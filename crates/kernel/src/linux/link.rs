@@ -12,7 +12,7 @@ use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use rustix::net::netdevice;
 
 pub(super) use self::message::{Part, delete, set_link, slot};
-use self::message::{address_message, drain, move_to, retire, set_alias};
+use self::message::{UP, address_message, drain, move_to, retire, set_alias};
 use super::{
     Linux,
     guard::Filters,
@@ -26,7 +26,7 @@ use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     guard::interface_number,
     link::{HostInterface, LinkSpec, LinkState, Tap},
-    model::{InterfaceName, Ipv6Unsupported, Slot},
+    model::{Family, InterfaceName, Slot},
     shaping::Twin,
     small::SmallSet,
     switch,
@@ -74,7 +74,7 @@ impl Route {
         let refused = |part, source| KernelError::ConfigureLink { name: name(), part, source };
         let index = self.index(&spec.name).map_err(|source| refused("interface", source))?;
         let hooked = self.hooked(index).map_err(|source| refused("guard", source))?;
-        let guarded = self.is_guarded(hooked, slot(spec), &spec.addresses);
+        let guarded = self.has_guard_of(hooked, slot(spec), &spec.addresses);
         let guarded = guarded.map_err(|source| refused("guard", source))?;
         if !guarded {
             self.remove_hooks(index).map_err(|source| refused("guard", source))?;
@@ -210,7 +210,7 @@ impl Route {
         unless_gone(results.and_then(|results| results.into_iter().collect()))
     }
 
-    /// Turns off IPv6, for which rtnetlink has no request, then sends all parts in one `send`. Fails with the first
+    /// Turns IPv6 off or on, for which rtnetlink has no request, then sends all parts in one `send`. Fails with the first
     /// part that is refused; the others are done all the same.
     fn configure(
         &mut self,
@@ -218,14 +218,19 @@ impl Route {
         filters: Filters,
         refused: impl Fn(&'static str, Refusal) -> KernelError,
     ) -> Result<(), KernelError> {
-        if let Some(address) = spec.link_local {
-            let unsupported = Ipv6Unsupported { address };
-            return Err(refused("IPv6 link-local address", unsupported.into()));
-        }
         let unreachable = |refusal| refused("interface", refusal);
         let index = self.index(&spec.name).map_err(unreachable)?;
+        let mut parts = message::parts(index, spec, filters);
+        if spec.link_local.is_some() {
+            // No frame of IPv6 reaches the host before the guard stands, and no address is made before that is refused.
+            let rest = parts.iter().position(|part| part.name == UP).unwrap_or(parts.len());
+            let rest = parts.split_off(rest);
+            self.send_parts(parts, &refused)?;
+            enable_ipv6(&spec.name)?;
+            return self.send_parts(rest, &refused);
+        }
         let disabled = disable_ipv6(&spec.name)?;
-        self.send_parts(message::parts(index, spec, filters), &refused)?;
+        self.send_parts(parts, &refused)?;
         if !disabled {
             // IPv6 may have been absent because the MTU was below 1280, and the MTU may have grown.
             disable_ipv6(&spec.name)?;
@@ -275,6 +280,22 @@ fn disable_ipv6(name: &InterfaceName) -> Result<bool, KernelError> {
         Err(error) if error.refusal().errno == Some(Refusal::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Turns IPv6 on. Before that, the interface stops learning routes from its guest, and forwards where the kernel has a
+/// switch for it.
+///
+/// The switch `forwarding` is left alone: setting it for any interface removes the default routes that the host has
+/// learned from router advertisements (`addrconf_fixup_forwarding` of `net/ipv6/addrconf.c`).
+fn enable_ipv6(name: &InterfaceName) -> Result<(), KernelError> {
+    for learned in switch::learned_routes_v6(name.as_str()) {
+        sysctl::set(&learned, "0")?;
+    }
+    match sysctl::set(&switch::of(Family::V6, name), "1") {
+        Err(error) if error.refusal().errno == Some(Refusal::ENOENT) => {}
+        set => set?,
+    }
+    sysctl::set(&switch::disable_ipv6(name.as_str()), "0")
 }
 
 /// Turns the refusal of an interface that does not exist (`ENODEV`) into success.

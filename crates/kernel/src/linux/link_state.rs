@@ -69,8 +69,11 @@ const RP_FILTER: usize = 8;
 const ARP_IGNORE: usize = 19;
 const SRC_VALID_MARK: usize = 24;
 const ROUTE_LOCALNET: usize = 26;
-/// `DEVCONF_DISABLE_IPV6` of `<linux/ipv6.h>`, which count from 0.
+/// `DEVCONF_*` of `<linux/ipv6.h>`, which count from 0. The last is there since Linux 6.17.
+const ACCEPT_RA: usize = 3;
+const ACCEPT_REDIRECTS_V6: usize = 4;
 const DISABLE_IPV6: usize = 26;
+const FORCE_FORWARDING: usize = 59;
 /// `IFA_*` of `<linux/if_addr.h>`.
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -115,9 +118,12 @@ impl Route {
         &mut self,
     ) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
         let index = |message: &[u8]| address(message).map(|(index, _)| index);
-        let addressed = self.socket.query_as(&get_addresses(0), NLM_F_DUMP, index);
+        let v4 = get_addresses(AddressFamily::Inet, 0);
+        let addressed = self.socket.query_as(&v4, NLM_F_DUMP, index);
         let addressed = addressed.map_err(|source| KernelError::ListLinks { source })?;
         let addressed: BTreeSet<u32> = addressed.into_iter().collect();
+        let addressed_v6 = self.with_global_address();
+        let addressed_v6 = addressed_v6.map_err(|source| KernelError::ListLinks { source })?;
         let mut found = BTreeMap::new();
         for name in sysctl::configured_interfaces()? {
             if name.as_str() == LOOPBACK || Twin::slot_of_either(name.as_str()).is_some() {
@@ -128,10 +134,30 @@ impl Route {
                 let addressed = addressed.contains(&index);
                 let bridge = addressed
                     && self.is_bridge(&name).map_err(|source| KernelError::ListLinks { source })?;
-                found.insert(name, HostInterface { index, addressed, bridge });
+                let addressed_v6 = addressed_v6.contains(&index);
+                let bridge = bridge
+                    || addressed_v6
+                        && self
+                            .is_bridge(&name)
+                            .map_err(|source| KernelError::ListLinks { source })?;
+                found.insert(name, HostInterface { index, addressed, addressed_v6, bridge });
             }
         }
         Ok(found)
+    }
+
+    /// Returns the interfaces, by index, that have an address of IPv6 that is not only for their link.
+    fn with_global_address(&mut self) -> Result<BTreeSet<u32>, Refusal> {
+        let index = |message: &[u8]| {
+            let (index, network) = address(message)?;
+            let is_global = match network.addr() {
+                IpAddr::V6(address) => !address.is_unicast_link_local(),
+                IpAddr::V4(_) => false,
+            };
+            is_global.then_some(index)
+        };
+        let v6 = get_addresses(AddressFamily::Inet6, 0);
+        Ok(self.socket.query_as(&v6, NLM_F_DUMP, index)?.into_iter().collect())
     }
 
     fn is_bridge(&mut self, name: &InterfaceName) -> Result<bool, Refusal> {
@@ -172,10 +198,14 @@ impl Route {
             return Ok(None);
         };
         let (index, mut state) = found.ok_or_else(unreadable)?;
-        let addresses = self.socket.query_as(&get_addresses(index), NLM_F_DUMP, address)?;
-        state.addresses.extend(addresses.into_iter().map(|(_, address)| address));
-        let neighbours = self.socket.query_as(&get_neighbours(index), NLM_F_DUMP, neighbour)?;
-        state.neighbours.extend(neighbours.into_iter().map(|(_, neighbour)| neighbour));
+        for family in families(state.ipv6) {
+            let get = get_addresses(family, index);
+            let addresses = self.socket.query_as(&get, NLM_F_DUMP, address)?;
+            state.addresses.extend(addresses.into_iter().map(|(_, address)| address));
+            let get = get_neighbours(family, index);
+            let neighbours = self.socket.query_as(&get, NLM_F_DUMP, neighbour)?;
+            state.neighbours.extend(neighbours.into_iter().map(|(_, neighbour)| neighbour));
+        }
         if let Some(slot) = Slot::of_interface(state.name.as_str()) {
             let hooked = self.hooked(index)?;
             state.guarded = self.is_guarded(hooked, slot, &state.addresses)?;
@@ -192,16 +222,18 @@ impl Route {
         };
         let links = self.socket.query_as(&get_link(vec![]), NLM_F_DUMP, link)?;
         let mut ours: BTreeMap<u32, LinkState> = links.into_iter().collect();
-        for (index, address) in self.socket.query_as(&get_addresses(0), NLM_F_DUMP, address)? {
-            if let Some(state) = ours.get_mut(&index) {
-                state.addresses.insert(address);
+        for family in families(ours.values().any(|state| state.ipv6)) {
+            let get = get_addresses(family, 0);
+            for (index, address) in self.socket.query_as(&get, NLM_F_DUMP, address)? {
+                if let Some(state) = ours.get_mut(&index) {
+                    state.addresses.insert(address);
+                }
             }
-        }
-        for (index, (address, mac)) in
-            self.socket.query_as(&get_neighbours(0), NLM_F_DUMP, neighbour)?
-        {
-            if let Some(state) = ours.get_mut(&index) {
-                state.neighbours.insert(address, mac);
+            let get = get_neighbours(family, 0);
+            for (index, (address, mac)) in self.socket.query_as(&get, NLM_F_DUMP, neighbour)? {
+                if let Some(state) = ours.get_mut(&index) {
+                    state.neighbours.insert(address, mac);
+                }
             }
         }
         if ours.is_empty() {
@@ -235,7 +267,7 @@ fn get_link(mut attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
 impl Route {
     /// Returns the addresses of IPv4 that the host has.
     pub(super) fn addresses_of_host(&mut self) -> Result<BTreeSet<Ipv4Addr>, Refusal> {
-        let answers = self.socket.query(&get_addresses(0), NLM_F_DUMP)?;
+        let answers = self.socket.query(&get_addresses(AddressFamily::Inet, 0), NLM_F_DUMP)?;
         let of = |answer: &RouteNetlinkMessage| {
             let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
             message.attributes.iter().find_map(|attribute| match attribute {
@@ -247,18 +279,24 @@ impl Route {
     }
 }
 
+/// Returns the families of the addresses that interfaces may have: of those that take no part in IPv6, the kernel keeps
+/// none.
+fn families(ipv6: bool) -> impl Iterator<Item = AddressFamily> {
+    [AddressFamily::Inet].into_iter().chain(ipv6.then_some(AddressFamily::Inet6))
+}
+
 /// Returns a request for one interface, or for all if the index is 0.
-fn get_addresses(index: u32) -> RouteNetlinkMessage {
+fn get_addresses(family: AddressFamily, index: u32) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family;
     message.header.index = index;
     RouteNetlinkMessage::GetAddress(message)
 }
 
 /// Returns a request for one interface, or for all if the index is 0.
-fn get_neighbours(index: u32) -> RouteNetlinkMessage {
+fn get_neighbours(family: AddressFamily, index: u32) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family;
     if index != 0 {
         message.attributes.push(NeighbourAttribute::IfIndex(index));
     }
@@ -309,6 +347,8 @@ pub(super) fn link(message: &[u8]) -> Option<(u32, LinkState)> {
         arp_ignore: settings.arp_ignore,
         src_valid_mark: settings.src_valid_mark,
         ipv6: settings.ipv6,
+        learns_routes: settings.learns_routes,
+        forwarding_v6: settings.forwarding_v6,
         guarded: true,
         tap,
         shaping: ShapingState::default(),
@@ -351,7 +391,7 @@ struct Fields {
     tap: Option<Tap>,
 }
 
-/// The settings of an interface for IPv4, and whether IPv6 is on. All are off if the interface has none: without IPv6 in
+/// The settings of an interface for IPv4, and those for IPv6 if that is on. All are off if the interface has none: without IPv6 in
 /// the kernel, or with an MTU below 1280, there is no such family.
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -364,6 +404,8 @@ struct Settings {
     arp_ignore: bool,
     src_valid_mark: bool,
     ipv6: bool,
+    learns_routes: bool,
+    forwarding_v6: bool,
 }
 
 impl Settings {
@@ -383,7 +425,14 @@ impl Settings {
                     found.arp_ignore = v4(ARP_IGNORE);
                     found.src_valid_mark = v4(SRC_VALID_MARK);
                 }
-                INET6 => found.ipv6 = word(IFLA_INET6_CONF, DISABLE_IPV6) == Some(0),
+                INET6 => {
+                    let v6 = |number| word(IFLA_INET6_CONF, number);
+                    let is_set = |number| v6(number).is_some_and(|value| value != 0);
+                    found.ipv6 = v6(DISABLE_IPV6) == Some(0);
+                    let learns = [ACCEPT_RA, ACCEPT_REDIRECTS_V6].into_iter().any(is_set);
+                    found.learns_routes = found.ipv6 && learns;
+                    found.forwarding_v6 = found.ipv6 && v6(FORCE_FORWARDING) != Some(0);
+                }
                 _ => {}
             }
         }

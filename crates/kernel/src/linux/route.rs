@@ -396,12 +396,12 @@ impl Routes for Linux {
     }
 
     fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
-        let refused = |source| KernelError::AddRule { rule: rule.clone(), source };
+        let refused = |source| KernelError::AddRule { rule: rule.clone().into(), source };
         self.route(refused)?.add_rule(rule).map_err(refused)
     }
 
     fn remove_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
-        let refused = |source| KernelError::RemoveRule { rule: rule.clone(), source };
+        let refused = |source| KernelError::RemoveRule { rule: rule.clone().into(), source };
         self.route(refused)?.remove_rule(rule).map_err(refused)
     }
 }

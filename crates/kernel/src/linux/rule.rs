@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -10,18 +10,30 @@ use netlink_packet_route::{
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleHeader, RuleMessage},
 };
 
+use rustix::io::Errno;
+
 use super::{netlink::NetlinkRequest, route::Route};
 use crate::Refusal;
-use riklet_core::routing::RoutingRule;
+use riklet_core::{model::Family, routing::RoutingRule};
 
 /// The value of an attribute that is not set (`suppress_prefixlength`, `suppress_ifgroup`).
 const UNSET: u32 = u32::MAX;
 
 impl Route {
-    /// Lists the routing rules of IPv4, in the order in which they are tried.
+    /// Lists the routing rules of both families, in the order in which those of each are tried.
     pub(super) fn rules(&mut self) -> Result<Vec<RoutingRule>, Refusal> {
+        let mut found = self.rules_of(Family::V4)?;
+        match self.rules_of(Family::V6) {
+            // The kernel has no IPv6.
+            Err(refusal) if refusal.errno == Some(Errno::AFNOSUPPORT.raw_os_error()) => {}
+            of_ipv6 => found.extend(of_ipv6?),
+        }
+        Ok(found)
+    }
+
+    fn rules_of(&mut self, family: Family) -> Result<Vec<RoutingRule>, Refusal> {
         let mut message = RuleMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = netlink_family(family);
         let answers = self.socket.query(&RouteNetlinkMessage::GetRule(message), NLM_F_DUMP)?;
         Ok(answers.iter().filter_map(rule).collect())
     }
@@ -29,7 +41,7 @@ impl Route {
     /// Adds a rule. Succeeds if it is there.
     pub(super) fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), Refusal> {
         // NLM_F_EXCL is not used: it would be refused because of a foreign rule that differs only in its protocol.
-        if self.rules()?.contains(rule) {
+        if self.rules_of(rule.family)?.contains(rule) {
             return Ok(());
         }
         self.change_rule(RouteNetlinkMessage::NewRule(message(rule)), NLM_F_CREATE)
@@ -54,15 +66,15 @@ const HOST: &str = "lo";
 /// Writes a rule that has no other conditions, and looks up a table or refuses.
 fn message(rule: &RoutingRule) -> RuleMessage {
     let mut message = RuleMessage::default();
-    let length = |network: Option<Ipv4Net>| network.map_or(0, |network| network.prefix_len());
+    let length = |network: Option<IpNet>| network.map_or(0, |network| network.prefix_len());
     message.header = RuleHeader {
-        family: AddressFamily::Inet,
+        family: netlink_family(rule.family),
         dst_len: length(rule.to),
         src_len: length(rule.from),
         action: if rule.prohibits { RuleAction::Prohibit } else { RuleAction::ToTable },
         ..RuleHeader::default()
     };
-    let address = |network: Ipv4Net| IpAddr::V4(network.network());
+    let address = |network: IpNet| network.network();
     let (value, bits) = rule.mark.unzip();
     let attributes = [
         Some(RuleAttribute::Priority(rule.priority)),
@@ -90,9 +102,15 @@ pub(super) fn rule(answer: &RouteNetlinkMessage) -> Option<RoutingRule> {
         RuleAction::Nop => return None,
         _ => None,
     };
+    let family = match header.family {
+        AddressFamily::Inet => Family::V4,
+        AddressFamily::Inet6 => Family::V6,
+        _ => return None,
+    };
     let mut rule = RoutingRule {
         priority: 0,
         protocol: 0,
+        family,
         from: None,
         to: None,
         mark: None,
@@ -108,12 +126,8 @@ pub(super) fn rule(answer: &RouteNetlinkMessage) -> Option<RoutingRule> {
             RuleAttribute::Iifname(ref name) if name == HOST => rule.from_host = true,
             RuleAttribute::Priority(priority) => rule.priority = priority,
             RuleAttribute::Protocol(protocol) => rule.protocol = protocol.into(),
-            RuleAttribute::Source(IpAddr::V4(address)) => {
-                rule.from = Ipv4Net::new(address, header.src_len).ok();
-            }
-            RuleAttribute::Destination(IpAddr::V4(address)) => {
-                rule.to = Ipv4Net::new(address, header.dst_len).ok();
-            }
+            RuleAttribute::Source(address) => rule.from = network(address, header.src_len),
+            RuleAttribute::Destination(address) => rule.to = network(address, header.dst_len),
             RuleAttribute::FwMark(mark) => value = mark,
             RuleAttribute::FwMask(mask) => bits = Some(mask),
             RuleAttribute::Table(number) => rule.table = table.map(|_| number),
@@ -130,6 +144,17 @@ pub(super) fn rule(answer: &RouteNetlinkMessage) -> Option<RoutingRule> {
     Some(rule)
 }
 
+fn network(address: IpAddr, length: u8) -> Option<IpNet> {
+    IpNet::new(address, length).ok()
+}
+
+fn netlink_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
 #[cfg(test)]
 #[cfg(privileged)]
 mod tests {
@@ -139,7 +164,9 @@ mod tests {
 
     fn shown(route: &mut Route) -> Vec<String> {
         let rules = route.rules().unwrap();
-        let others = rules.iter().filter(|rule| !(32_766..=32_767).contains(&rule.priority));
+        let others = rules.iter().filter(|rule| {
+            rule.family == Family::V4 && !(32_766..=32_767).contains(&rule.priority)
+        });
         others.map(|rule| format!("{rule}{}", if rule.narrowed { " !" } else { "" })).collect()
     }
 
@@ -188,6 +215,7 @@ mod tests {
             let rule = RoutingRule {
                 priority: 98,
                 protocol: PROTOCOL,
+                family: Family::V4,
                 from: pool,
                 to: None,
                 mark: Some((1, 7)),
@@ -200,10 +228,16 @@ mod tests {
             ip("rule add pref 98 from 10.231.0.0/16 fwmark 1/7 lookup 70000");
             let with_others = route.rules().unwrap();
             let within = RoutingRule { to: pool, mark: None, suppressed: None, ..rule.clone() };
-            for other in [
-                RoutingRule { from_host: true, ..within.clone() },
-                RoutingRule { table: None, prohibits: true, ..within },
-            ] {
+            let v6 = Some("fd52:494b::/64".parse().unwrap());
+            let v6 = RoutingRule { family: Family::V6, from: v6, to: v6, ..within.clone() };
+            let of_family = |within: RoutingRule| {
+                [
+                    RoutingRule { from_host: true, ..within.clone() },
+                    RoutingRule { mark: Some((64, 64)), ..within.clone() },
+                    RoutingRule { table: None, prohibits: true, ..within },
+                ]
+            };
+            for other in of_family(within).into_iter().chain(of_family(v6)) {
                 for _ in 0..2 {
                     route.add_rule(&other).unwrap();
                     assert!(route.rules().unwrap().contains(&other), "{other}");

@@ -13,13 +13,13 @@ use super::{Config, FirewallChoice, FirewallChoiceError};
 use riklet_core::{
     definition::SourceLocation,
     model::{
-        EgressError, FlowLimit, FlowLimitError, InterfaceName, InterfaceNameError, MarkMask,
-        MarkMaskError, Mtu, MtuError, Pool, PoolError, SlotAccounts, SlotAccountsError,
+        EgressError, FlowLimit, FlowLimitError, InterfaceName, InterfaceNameError, Ipv6Error,
+        MarkMask, MarkMaskError, Mtu, MtuError, Pool, PoolError, SlotAccounts, SlotAccountsError,
     },
     nearest::nearest,
 };
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "firewall",
     "pool",
     "uplink",
@@ -27,6 +27,7 @@ const KEYS: [&str; 14] = [
     "mark_mask",
     "egress",
     "flows",
+    "ipv6",
     "state_dir",
     "api",
     "image_dir",
@@ -93,6 +94,8 @@ pub enum ConfigReason {
     Egress(#[from] EgressError),
     #[error(transparent)]
     Flows(#[from] FlowLimitError),
+    #[error(transparent)]
+    Ipv6(#[from] Ipv6Error),
 }
 
 impl ConfigReason {
@@ -148,6 +151,7 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
         "mark_mask" => config.mark_mask = Some(decimal(value)?.parse::<MarkMask>()?),
         "egress" => config.egress = Some(string(value)?.parse()?),
         "flows" => config.flows = Some(flow_limit(value)?),
+        "ipv6" => config.ipv6 = Some(string(value)?.parse()?),
         "state_dir" => config.state_dir = absolute(value)?,
         "api" => config.api = Some(absolute(value)?),
         "image_dir" => config.vmm.image_dir = absolute(value)?,
@@ -244,7 +248,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
-             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nmark_mask = 0x7f00\negress = \"all\"\nflows = 8_192\nstate_dir = \"/var/lib/riklet-sdn\"\n\
+             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nmark_mask = 0x7f00\negress = \"all\"\nflows = 8_192\nipv6 = \"on\"\nstate_dir = \"/var/lib/riklet-sdn\"\n\
              api = \"/run/node.sock\"\nimage_dir = \"/data\"\nimage_roots = [\"/srv\", \"/opt\"]\n\
              private_redirects = true\nvmm_uid_base = 70_000\nmember_runs = 7\n";
         let config = Config::parse("config.toml", text).unwrap();
@@ -261,6 +265,7 @@ mod tests {
         assert_eq!(config.mark_mask.unwrap().of_uplinks(), 0x700);
         assert_eq!(config.egress.unwrap().as_str(), "all");
         assert_eq!(config.flows.unwrap().number(), Some(8192));
+        assert_eq!(config.ipv6.unwrap().as_str(), "on");
         let unlimited = Config::parse("config.toml", "flows = \"unlimited\"").unwrap();
         assert_eq!(unlimited.flows.unwrap().number(), None);
         assert_eq!(config.state_dir, Path::new("/var/lib/riklet-sdn"));
@@ -291,6 +296,8 @@ mod tests {
             "egress = \"some\"",
             "flows = 0",
             "flows = true",
+            "ipv6 = true",
+            "ipv6 = \"yes\"",
             "state_dir = \"\"",
             "state_dir = \"run\"",
             "api = \"api.sock\"",
@@ -305,7 +312,7 @@ mod tests {
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, egress, flows, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
+        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, egress, flows, ipv6, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
         c.toml:1:1: firewal: unknown key; did you mean "firewall"?
         c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
         c.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
@@ -323,6 +330,8 @@ mod tests {
         c.toml:1:10: egress: "some" is not internet, all or none
         c.toml:1:9: flows: "0" is not a limit of flows; these are 1 to 65536, or unlimited
         c.toml:1:9: flows: expected a number, found a boolean
+        c.toml:1:8: ipv6: expected a string, found a boolean
+        c.toml:1:8: ipv6: "yes" is not on or off
         c.toml:1:13: state_dir: "" is not an absolute path
         c.toml:1:13: state_dir: "run" is not an absolute path
         c.toml:1:7: api: "api.sock" is not an absolute path

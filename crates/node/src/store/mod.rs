@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::Ipv6Net;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 pub(crate) use blank::remove_blank;
@@ -47,7 +48,7 @@ pub(crate) use restore::Reopened;
 pub use runs::{End, Run};
 pub use tx::Tx;
 
-use riklet_core::model::{Egress, InstanceName, OwnerId};
+use riklet_core::model::{Egress, InstanceName, OwnerId, Pool};
 
 /// The longest wait for a transaction of another process.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,6 +85,12 @@ pub enum Setting {
     Egress,
     /// The limit of flows, if it was set. May change later.
     Flows,
+    /// The choice of IPv6, if it was set. May change later.
+    Ipv6,
+    /// The range of the guests' IPv6 addresses, once it was chosen.
+    PoolV6,
+    /// The interfaces that were there when the first was switched to forward IPv6.
+    NeighboursV6,
     /// The version of the rules at the end of the last operation, what they stood for, and the ports that others translated.
     /// May change later.
     Ruleset,
@@ -106,6 +113,9 @@ impl Setting {
             Self::MarkMask => "mark_mask",
             Self::Egress => "egress",
             Self::Flows => "flows",
+            Self::Ipv6 => "ipv6",
+            Self::PoolV6 => "pool6",
+            Self::NeighboursV6 => "neighbours6",
             Self::Ruleset => "ruleset",
         }
     }
@@ -319,11 +329,21 @@ impl Store {
     /// # Errors
     /// Fails if the database cannot be read.
     pub(crate) fn random_owner(&self) -> Result<OwnerId, StoreError> {
-        let operation = "choose an identifier";
+        self.random("choose an identifier").map(OwnerId::new)
+    }
+
+    /// Returns a random unique local range of IPv6 addresses.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub(crate) fn random_range(&self) -> Result<Ipv6Net, StoreError> {
+        self.random("choose a range of IPv6").map(Pool::unique_local)
+    }
+
+    fn random(&self, operation: &'static str) -> Result<u64, StoreError> {
         let read = |row: &Row<'_>| row.get::<_, i64>(0);
         let bits = self.row(operation, "SELECT random()", [], read)?;
-        bits.map(|bits| OwnerId::new(bits.cast_unsigned()))
-            .ok_or_else(|| self.corrupt(operation, "no row".into()))
+        bits.map(i64::cast_unsigned).ok_or_else(|| self.corrupt(operation, "no row".into()))
     }
 
     /// Returns the sysctls that were changed, with their former values.

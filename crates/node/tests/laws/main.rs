@@ -446,6 +446,8 @@ pub(crate) fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkStat
         src_valid_mark: true,
         guarded: true,
         ipv6: true,
+        learns_routes: true,
+        forwarding_v6: false,
         tap: None,
         shaping: ShapingState::default(),
     }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use riklet_core::{
-    model::InterfaceName,
+    model::{Family, InterfaceName},
     routing::{AnswerPath, NextHop, RoutingRule},
 };
 use riklet_kernel::fake::{Fault, System};
@@ -13,6 +13,7 @@ use crate::node::{Operation, TestNode, function, operation};
 /// Returns a foreign rule for one source, or for every packet, that looks up table 100.
 fn rule(priority: u32, by_source: bool) -> RoutingRule {
     RoutingRule {
+        family: Family::V4,
         priority,
         protocol: 3,
         from: by_source.then(|| "10.19.0.1/32".parse().unwrap()),

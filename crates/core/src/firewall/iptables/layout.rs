@@ -20,6 +20,7 @@ use crate::{
         passage::{self, Place, Places, Sides},
         ruleset::{MAIL, NAME_SERVERS, SPECIAL_RANGES},
     },
+    model::Family,
     model::{Egress, FlowLimit, InterfaceName, Mark, Owner, PortRange, Protocol, Slot},
     routing::UplinkMarks,
 };
@@ -301,7 +302,7 @@ pub(super) fn is_nameable(name: &InterfaceName) -> bool {
 /// Returns the rules for packets that arrive from guests. Packets with addresses of other guests are left to the guard of
 /// the TAP and to `rp_filter`: here each guest would need a rule.
 fn arriving(chain: &str, base_ruleset: &BaseRuleset) -> [Rule; 6] {
-    let segments = format!("{SYN} -j TCPMSS --set-mss {}", base_ruleset.segment_size());
+    let segments = format!("{SYN} -j TCPMSS --set-mss {}", base_ruleset.segment_size(Family::V4));
     let bit = base_ruleset.marks.asked();
     let asked = format!("-m addrtype --dst-type LOCAL -j MARK --set-xmark {bit:#x}/{bit:#x}");
     let bodies = [

@@ -1,23 +1,28 @@
 //! The base ruleset: the table, its chains, its sets, and its rules. None of them depends on instances.
 
-use std::{collections::BTreeMap, iter, net::Ipv4Addr};
+use std::{
+    iter,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{HookNumber, InetHookNumber},
 };
 
 use super::{
-    egress, element,
+    egress,
+    element::{self, Element},
     expression::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, begins_flow, begins_more_than,
         between, by_address, by_port, clamp_segment_size, connection_has_mark, destination,
         destination_is_broadcast, destination_is_elsewhere, destination_is_local,
-        destination_outside, destination_translated, destination_untranslated, drop, established,
-        from_guest, from_interface, has_begun_more_than, invalid, ipv4, jump, mark_connection,
-        mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest, packet_has_any,
-        set_segment_size, source, source_is_elsewhere, to_guest, translate, translate_address,
+        destination_outside, destination_translated, destination_untranslated, discovers_more_than,
+        drop, established, from_guest, from_interface, has_begun_more_than, invalid, jump,
+        mark_connection, mark_packet, masquerade, neighbour_discovery, not_from_guest,
+        not_from_host, not_to_guest, of_family, packet_has_any, set_segment_size, source,
+        source_is_elsewhere, source_outside, to_guest, translate, translate_address,
     },
     layout::Layout,
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
@@ -29,16 +34,18 @@ use crate::{
         names::{
             CHAIN,
             nftables::{
-                ALLOWED, ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, DENIED, EXPOSURES,
-                FLOWS, FORWARD, HAIRPIN, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE, INPUT, OUTPUT,
-                POSTROUTING, PREROUTING, RANGES, RATES, REACH_ALL, REACH_INTERNET, REACH_NONE,
-                REFUSE, REFUSED, REFUSED_BROADCAST, REFUSED_EGRESS, REFUSED_FLOWS, REFUSED_GUEST,
-                REFUSED_INVALID, REFUSED_LOOPBACK, REFUSED_MULTICAST, REFUSED_RATE,
+                ALLOWED, ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6,
+                CONFINED, CONFINED_V6, DENIED, DISCOVERIES, EXPOSURES, EXPOSURES_V6, FLOWS,
+                FLOWS_V6, FORWARD, HAIRPIN, HAIRPIN_V6, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE,
+                INPUT, OUTPUT, POSTROUTING, PREROUTING, RANGES, RANGES_V6, RATES, RATES_V6,
+                REACH_ALL, REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE,
+                REACH_NONE_V6, REFUSE, REFUSED, REFUSED_BROADCAST, REFUSED_EGRESS, REFUSED_FLOWS,
+                REFUSED_GUEST, REFUSED_INVALID, REFUSED_LOOPBACK, REFUSED_MULTICAST, REFUSED_RATE,
                 REFUSED_SPOOFED, TABLE, TABLE_COMMENT, TOLD, TRACK, UPLINKS, WHOLE, priority,
             },
         },
     },
-    model::{Mark, Owner},
+    model::{Family, Mark, Owner},
 };
 
 /// `NFT_SET_INTERVAL`, `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL` and `NFT_SET_CONCAT`.
@@ -49,8 +56,12 @@ const DYNAMIC: u32 = 0x20;
 const CONCATENATION: u32 = 0x80;
 /// The groups of hosts, and everything that is reserved, with the broadcast address.
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3);
+/// The same of IPv6, and the addresses of a link (RFC 4291, sections 2.7 and 2.5.6).
+const MULTICAST_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 /// Types of nft(8) (`enum datatypes` of its datatype.h); a concatenation has six bits for each.
 const ADDRESS: u32 = 7;
+const ADDRESS_V6: u32 = 8;
 const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 const MARK: u32 = 19;
@@ -63,9 +74,13 @@ const REFILLED: u64 = 60_000;
 const MOST_COUNTS: u32 = 1 << 18;
 /// A time after which the count of an interface that nothing was refused to ends, in milliseconds: the interface may be gone.
 const COUNTED: u64 = 3_600_000;
+/// The messages of neighbour discovery that a guest may send in a second, and at once. Each may have the host remember a
+/// neighbour for a minute, and the host remembers about a thousand (arp(7), `gc_thresh3`). A guest asks for its gateway,
+/// and whether it is still there, a few times a minute (RFC 4861, section 10).
+const DISCOVERED: (u32, u32) = (5, 20);
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0xa67e_ac8a_035b_a7de;
+const VERSION: u64 = 0x20f5_3804_3039_aa52;
 
 /// Returns the name of our table.
 #[must_use]
@@ -77,7 +92,7 @@ pub fn name() -> TableName {
 /// settings made is told from it, and names the owner.
 #[must_use]
 pub fn table(base_ruleset: &BaseRuleset) -> Table {
-    let references = hooks(base_ruleset).count() + sets().len();
+    let references = hooks(base_ruleset).count() + sets(base_ruleset).len();
     let owner = base_ruleset.owner.as_ref().map(|owner| format!(" {owner}")).unwrap_or_default();
     let userdata = comment(&format!("{TABLE_COMMENT}{:016x}{owner}", digest(base_ruleset)));
     let references = u32::try_from(references).unwrap_or(u32::MAX);
@@ -99,10 +114,13 @@ fn digest(base_ruleset: &BaseRuleset) -> u64 {
     // The owner stands beside the number.
     let BaseRuleset { pool, mtu, uplinks, any_uplink, egress, flows, confined, marks, owner: _ } =
         base_ruleset;
+    // Nothing of IPv6 leaves the number as it was.
+    let v6: Vec<_> = confined.pairs_v6().collect();
+    let v6 = if v6.is_empty() { String::new() } else { format!("{v6:?}") };
     let confined: Vec<_> = confined.pairs().collect();
     let marks = (marks.marks().collect::<Vec<_>>(), marks.bits(), marks.asked());
     let settings = (pool, mtu, uplinks, any_uplink, egress, flows, confined, marks);
-    hash(VERSION.to_be_bytes().into_iter().chain(format!("{settings:?}").into_bytes()))
+    hash(VERSION.to_be_bytes().into_iter().chain(format!("{settings:?}{v6}").into_bytes()))
 }
 
 /// Returns the 64-bit FNV-1a hash.
@@ -122,24 +140,40 @@ pub(super) fn add(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Operation>
 fn parts(base_ruleset: &BaseRuleset) -> Vec<Operation> {
     let rules = rules(base_ruleset);
     let chains = chains_of(base_ruleset, &rules).map(|chain| chain.add());
-    let sets = (1..).zip(sets()).map(|(id, set)| set.add(id));
+    let sets = (1..).zip(sets(base_ruleset)).map(|(id, set)| set.add(id));
     let uplinks = base_ruleset.uplinks.iter().map(|uplink| {
         let what = format!("adding uplink {uplink}");
         element::add(&name(), UPLINKS, &[element::uplink(uplink)], what)
     });
-    let pairs: Vec<_> = base_ruleset.confined.pairs().map(element::pair).collect();
-    let confined = pairs
-        .chunks(element::A_MESSAGE)
-        .map(|pairs| element::add(&name(), CONFINED, pairs, "adding interfaces".to_owned()));
+    let confined = |set: &'static str, pairs: Vec<Element>| {
+        let pairs = pairs.chunks(element::A_MESSAGE);
+        let add = |pairs| element::add(&name(), set, pairs, "adding interfaces".to_owned());
+        pairs.map(add).collect::<Vec<_>>()
+    };
+    let v6 = base_ruleset.confined.pairs_v6().map(element::pair).collect();
+    let confined = [
+        confined(CONFINED, base_ruleset.confined.pairs().map(element::pair).collect()),
+        confined(CONFINED_V6, v6),
+    ];
     let rules = rules.iter().map(Rule::append);
-    chains.chain(sets).chain(uplinks).chain(confined).chain(rules).collect()
+    chains.chain(sets).chain(uplinks).chain(confined.concat()).chain(rules).collect()
 }
 
 /// Returns the sets and maps. The kernel looks up elements by hash, and ranges in lookup tables, one for each half byte
 /// of the key (`net/netfilter/nft_set_pipapo.c`).
 #[must_use]
-pub fn sets() -> Vec<Set> {
-    let target = Some((concatenation(&[ADDRESS, PORT]), 8));
+pub fn sets(base_ruleset: &BaseRuleset) -> Vec<Set> {
+    let mut sets = sets_of(Family::V4);
+    sets.extend(base_ruleset.pool.v6().map(|_| sets_of(Family::V6)).unwrap_or_default());
+    sets
+}
+
+fn sets_of(family: Family) -> Vec<Set> {
+    let address = match family {
+        Family::V4 => (ADDRESS, 4),
+        Family::V6 => (ADDRESS_V6, 16),
+    };
+    let target = Some((concatenation(&[address.0, PORT]), address.1 + 4));
     let set = |name: &str, key: (u32, u32), data: Option<(u32, u32)>| Set {
         table: self::name(),
         name: name.to_owned(),
@@ -153,23 +187,47 @@ pub fn sets() -> Vec<Set> {
     // Each field of the key has a range of its own; its length is without the padding.
     let ranges = |name: &str, fields: &[(u32, u32)], data: Option<(u32, u32)>| {
         let types: Vec<_> = fields.iter().map(|(number, _)| *number).collect();
-        let length = u32::try_from(4 * fields.len()).unwrap_or(u32::MAX);
+        let length = fields.iter().map(|(_, length)| length.next_multiple_of(4)).sum();
         Set {
             flags: INTERVAL | CONCATENATION | if data.is_some() { MAP } else { 0 },
             fields: fields.iter().map(|(_, length)| *length).collect(),
             ..set(name, (concatenation(&types), length), data)
         }
     };
-    let guests = |name| Set { size: Some(MOST_GUESTS), ..set(name, (ADDRESS, 4), None) };
-    let (address, protocol, port) = ((ADDRESS, 4), (PROTOCOL, 1), (PORT, 2));
+    let guests = |name, key| Set { size: Some(MOST_GUESTS), ..set(name, key, None) };
+    let of_flows = |name, key| Set { flags: DYNAMIC, ..guests(name, key) };
+    let of_rates = |name, key| {
+        let (flags, timeout) = (DYNAMIC | EXPIRING, Some(REFILLED));
+        Set { flags, timeout, ..guests(name, key) }
+    };
+    let (protocol, port) = ((PROTOCOL, 1), (PORT, 2));
     let from_to = [address, address, protocol, port];
     let (to, port) = ([address, protocol, port], [protocol, port]);
+    let pair = (concatenation(&[address.0, address.0]), 2 * address.1);
+    let bound = (concatenation(&[address.0, PROTOCOL, PORT]), address.1 + 8);
+    let by_port = (concatenation(&[PROTOCOL, PORT]), 8);
+    if family == Family::V6 {
+        return vec![
+            set(EXPOSURES_V6, by_port, target),
+            set(BOUND_V6, bound, target),
+            ranges(RANGES_V6, &port, Some(address)),
+            ranges(BOUND_RANGES_V6, &to, Some(address)),
+            set(HAIRPIN_V6, pair, None),
+            set(REACH_INTERNET_V6, address, None),
+            set(REACH_ALL_V6, address, None),
+            set(REACH_NONE_V6, address, None),
+            set(CONFINED_V6, interfaces(), None),
+            of_flows(FLOWS_V6, address),
+            of_rates(RATES_V6, address),
+            of_rates(DISCOVERIES, (INTERFACE, 16)),
+        ];
+    }
     vec![
-        set(EXPOSURES, (concatenation(&[PROTOCOL, PORT]), 8), target),
-        set(BOUND, (concatenation(&[ADDRESS, PROTOCOL, PORT]), 12), target),
+        set(EXPOSURES, by_port, target),
+        set(BOUND, bound, target),
         ranges(RANGES, &port, Some(address)),
         ranges(BOUND_RANGES, &to, Some(address)),
-        set(HAIRPIN, (concatenation(&[ADDRESS, ADDRESS]), 8), None),
+        set(HAIRPIN, pair, None),
         ranges(ALLOWED, &from_to, None),
         ranges(DENIED, &from_to, None),
         ranges(HOST_ALLOWED, &to, None),
@@ -179,20 +237,15 @@ pub fn sets() -> Vec<Set> {
         set(REACH_NONE, address, None),
         set(UPLINKS, (INTERFACE, 16), None),
         set(CONFINED, interfaces(), None),
-        Set { flags: DYNAMIC, ..guests(FLOWS) },
-        Set { flags: DYNAMIC | EXPIRING, timeout: Some(REFILLED), ..guests(RATES) },
+        of_flows(FLOWS, address),
+        of_rates(RATES, address),
         Set {
             flags: DYNAMIC | EXPIRING,
             timeout: Some(COUNTED),
             size: Some(MOST_COUNTS),
             ..set(REFUSED, (concatenation(&[INTERFACE_INDEX, MARK]), 8), None)
         },
-        Set {
-            flags: DYNAMIC | EXPIRING,
-            timeout: Some(REFILLED),
-            size: Some(MOST_GUESTS),
-            ..set(TOLD, (INTERFACE_INDEX, 4), None)
-        },
+        of_rates(TOLD, (INTERFACE_INDEX, 4)),
     ]
 }
 
@@ -215,15 +268,22 @@ fn concatenation(types: &[u32]) -> u32 {
 #[must_use]
 pub fn layout(base_ruleset: &BaseRuleset) -> Layout {
     let rules = rules(base_ruleset);
+    let confined_v6 = base_ruleset
+        .pool
+        .v6()
+        .map(|_| (CONFINED_V6, base_ruleset.confined.pairs_v6().map(element::pair).collect()));
     Layout {
         table: table(base_ruleset),
         chains: chains_of(base_ruleset, &rules).collect(),
         rules,
-        sets: sets(),
-        elements: BTreeMap::from([
+        sets: sets(base_ruleset),
+        elements: [
             (UPLINKS, base_ruleset.uplinks.iter().map(element::uplink).collect()),
             (CONFINED, base_ruleset.confined.pairs().map(element::pair).collect()),
-        ]),
+        ]
+        .into_iter()
+        .chain(confined_v6)
+        .collect(),
     }
 }
 
@@ -279,12 +339,19 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let localhost = Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 32);
     // No other packet can match by accident: every key has a transport protocol with ports, and conntrack
     // reassembles fragments, of which only the first has ports, before these rules.
+    let v4 = Family::V4;
     let mut all = vec![
-        rule(CHAIN, "exposures of one address", &[by_address(), translate(BOUND)]),
-        rule(CHAIN, "ranges of one address", &[by_address(), translate_address(BOUND_RANGES)]),
-        rule(CHAIN, "exposures of every address", &[by_port(), translate(EXPOSURES)]),
-        rule(CHAIN, "ranges of every address", &[by_port(), translate_address(RANGES)]),
+        rule(CHAIN, "exposures of one address", &[by_address(v4), translate(v4, BOUND)]),
+        rule(
+            CHAIN,
+            "ranges of one address",
+            &[by_address(v4), translate_address(v4, BOUND_RANGES)],
+        ),
+        rule(CHAIN, "exposures of every address", &[by_port(), translate(v4, EXPOSURES)]),
+        rule(CHAIN, "ranges of every address", &[by_port(), translate_address(v4, RANGES)]),
     ];
+    let of_v6 = base_ruleset.pool.v6().map(|pool| of_ipv6(base_ruleset, pool));
+    all.extend(of_v6.unwrap_or_default());
     all.extend(arriving(base_ruleset));
     all.extend(limited(base_ruleset));
     all.extend([
@@ -346,15 +413,106 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(
             POSTROUTING,
             "guests to themselves",
-            &[addresses_in(HAIRPIN), destination_translated(), masquerade()],
+            &[addresses_in(v4, HAIRPIN), destination_translated(), masquerade()],
         ),
         rule(POSTROUTING, "127.0.0.0/8 to guests", &[to_guest(), source(loopback), masquerade()]),
     ]);
     if !base_ruleset.confined.is_empty() {
         let text = "what only our forwarding makes possible";
-        all.push(rule(FORWARD, text, &[ipv4(), between(CONFINED), drop()]));
+        all.push(rule(FORWARD, text, &[of_family(v4), between(CONFINED), drop()]));
+    }
+    if base_ruleset.confined.v6().is_some() {
+        let text = "what only our forwarding of IPv6 makes possible";
+        let parts = [of_family(Family::V6), between(CONFINED_V6), drop()];
+        all.push(rule(FORWARD, text, &parts));
     }
     mark_rules(base_ruleset).chain(all).collect()
+}
+
+/// Returns the rules for IPv6 that stand beside those for IPv4, before them in each chain. `pool` has the guests' addresses.
+///
+/// An address of the link is not published: who asks it cannot be answered from beyond the link.
+fn of_ipv6(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
+    let table = name();
+    let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
+        Rule::new(&table, chain, comment(&format!("IPv6: {text}")), parts)
+    };
+    let (v6, asked) = (Family::V6, base_ruleset.marks.asked());
+    let localhost = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
+    let published = || {
+        let outside = [localhost, LINK_LOCAL].map(destination_outside).concat();
+        [outside, destination_is_local(), jump(CHAIN)].concat()
+    };
+    let by_port = || [of_family(v6), by_port()].concat();
+    let discovery = || [of_family(v6), neighbour_discovery()].concat();
+    let (rate, burst) = DISCOVERED;
+    vec![
+        rule(CHAIN, "exposures of one address", &[by_address(v6), translate(v6, BOUND_V6)]),
+        rule(
+            CHAIN,
+            "ranges of one address",
+            &[by_address(v6), translate_address(v6, BOUND_RANGES_V6)],
+        ),
+        rule(CHAIN, "exposures of every address", &[by_port(), translate(v6, EXPOSURES_V6)]),
+        rule(CHAIN, "ranges of every address", &[by_port(), translate_address(v6, RANGES_V6)]),
+        rule(
+            ANTISPOOF,
+            "guests discover neighbours as often as they may",
+            &[from_guest(), discovery(), discovers_more_than(rate, burst, DISCOVERIES), drop()],
+        ),
+        // By any address of the link. The kernel reads it only if no router passed it on (RFC 4861, section 7.1).
+        rule(ANTISPOOF, "guests discover neighbours", &[from_guest(), discovery(), accept()]),
+        rule(
+            ANTISPOOF,
+            "guests have their own addresses",
+            &[from_guest(), source_outside(pool), jump(REFUSED_SPOOFED)],
+        ),
+        rule(
+            ANTISPOOF,
+            "nobody else has guests' addresses",
+            &[not_from_guest(), not_from_host(), source(pool), drop()],
+        ),
+        rule(
+            ANTISPOOF,
+            "guests do not reach many hosts",
+            &[from_guest(), destination(MULTICAST_V6), jump(REFUSED_MULTICAST)],
+        ),
+        rule(
+            ANTISPOOF,
+            "segments to guests fit the TAP",
+            &[
+                from_guest(),
+                of_family(v6),
+                begins_connection(),
+                set_segment_size(base_ruleset.segment_size(v6)),
+            ],
+        ),
+        rule(
+            TRACK,
+            "from guest to guest by an exposure",
+            &[from_guest(), destination(pool), destination_translated(), mark_packet(asked, asked)],
+        ),
+        rule(
+            TRACK,
+            "from guest to guest by its address",
+            &[
+                from_guest(),
+                destination(pool),
+                destination_untranslated(),
+                destination_is_elsewhere(),
+                jump(REFUSED_GUEST),
+            ],
+        ),
+        rule(PREROUTING, "to the host", &[published()]),
+        rule(OUTPUT, "from the host to itself", &[published()]),
+        rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
+        rule(
+            POSTROUTING,
+            "guests to themselves",
+            &[addresses_in(v6, HAIRPIN_V6), destination_translated(), masquerade()],
+        ),
+        rule(INPUT, "guests discover neighbours", &[from_guest(), discovery(), accept()]),
+    ]
 }
 
 /// Returns the rules for arriving packets: those that are dropped before they are tracked, and those of guests that are
@@ -406,7 +564,11 @@ fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(
             ANTISPOOF,
             "segments to guests fit the TAP",
-            &[from_guest(), begins_connection(), set_segment_size(base_ruleset.segment_size())],
+            &[
+                from_guest(),
+                begins_connection(),
+                set_segment_size(base_ruleset.segment_size(Family::V4)),
+            ],
         ),
         rule(
             TRACK,
@@ -445,11 +607,17 @@ fn limited(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         let parts = [from_guest(), begins_flow(), limited, jump(refused)];
         Rule::new(&table, TRACK, comment(text), &parts)
     };
-    let (fast, many) = (begins_more_than(rate, most, RATES), has_begun_more_than(most, FLOWS));
-    vec![
-        rule("guests begin flows as fast as they may", fast, REFUSED_RATE),
-        rule("guests have as many flows as they may", many, REFUSED_FLOWS),
-    ]
+    let of_each = |family, rates, flows| {
+        let fast = begins_more_than(family, rate, most, rates);
+        let many = has_begun_more_than(family, most, flows);
+        [
+            rule("guests begin flows as fast as they may", fast, REFUSED_RATE),
+            rule("guests have as many flows as they may", many, REFUSED_FLOWS),
+        ]
+    };
+    let v6 = base_ruleset.pool.v6().map(|_| of_each(Family::V6, RATES_V6, FLOWS_V6));
+    let v4 = of_each(Family::V4, RATES, FLOWS);
+    v4.into_iter().chain(v6.into_iter().flatten()).collect()
 }
 
 /// Returns the rules that make answers leave by the uplink that was asked. Connections are marked before any packet is
@@ -524,7 +692,8 @@ mod tests {
         let limits = ["64", "unlimited"].map(limited_to);
         let others =
             [one, other, elsewhere, offline, fixed, marked, unsigned, moved, smaller, all, none];
-        for other in others.into_iter().chain(limits) {
+        let v6 = with_v6(base_ruleset());
+        for other in others.into_iter().chain(limits).chain([v6]) {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
     }
@@ -539,6 +708,24 @@ mod tests {
         BaseRuleset { marks, ..base_ruleset() }
     }
 
+    fn with_v6(base_ruleset: BaseRuleset) -> BaseRuleset {
+        let pool = base_ruleset.pool.with_v6("fd52:494b::/64".parse().unwrap()).unwrap();
+        let one = |name: &str| [name.parse().unwrap()].into();
+        let v6 = Confinement::new(one("eth0"), one("eth1"), [].into());
+        BaseRuleset { pool, confined: base_ruleset.confined.with_v6(v6), ..base_ruleset }
+    }
+
+    #[test]
+    fn ipv6_adds_to_the_rules_and_changes_none() {
+        for base_ruleset in [base_ruleset(), marked(), confined("eth0", "eth1")] {
+            let (before, after) = (rules(&base_ruleset), rules(&with_v6(base_ruleset.clone())));
+            let is_kept = |rule: &Rule| after.iter().any(|other| other.means(rule));
+            assert!(before.iter().all(is_kept), "{base_ruleset:?}");
+            let is_new = |rule: &&Rule| !before.iter().any(|other| other.means(rule));
+            assert!(after.iter().filter(is_new).count() > 20, "{base_ruleset:?}");
+        }
+    }
+
     #[test]
     fn the_version_is_that_of_the_rules() {
         let elsewhere = BaseRuleset { pool: "10.232.0.0/16".parse().unwrap(), ..base_ruleset() };
@@ -548,8 +735,18 @@ mod tests {
         let confined = confined("eth0", "eth1");
         let [all, none] =
             [Egress::All, Egress::None].map(|egress| BaseRuleset { egress, ..base_ruleset() });
-        let all =
-            [base_ruleset(), confined, elsewhere, smaller, offline, fixed, marked(), all, none];
+        let all = [
+            base_ruleset(),
+            confined,
+            elsewhere,
+            smaller,
+            offline,
+            fixed,
+            marked(),
+            all,
+            none,
+            with_v6(base_ruleset()),
+        ];
         let limits = ["64", "unlimited"].map(limited_to);
         let bytes = all.iter().chain(&limits).flat_map(parts).flat_map(|operation| {
             let mut bytes = vec![0; NetlinkSerializable::buffer_len(&operation.message)];

@@ -11,13 +11,14 @@ use netlink_packet_netfilter::{
 use super::{
     base_ruleset::{hash, interfaces},
     element,
-    expression::{ACCEPT, between, drop, ipv4},
+    expression::{ACCEPT, between, drop, of_family},
     object::{Base, Chain, Operation, Rule, Set, Table, TableName, comment},
 };
 use crate::firewall::{
     Confinement,
-    names::nftables::{CONFINED, CONFINEMENT_TABLE, FORWARD, TABLE_COMMENT, priority},
+    names::nftables::{CONFINED, CONFINED_V6, CONFINEMENT_TABLE, FORWARD, TABLE_COMMENT, priority},
 };
+use crate::model::Family;
 
 /// `NFT_TABLE_F_OWNER`.
 const OWNER: u32 = 2;
@@ -51,25 +52,27 @@ pub fn operations(confined: &Confinement) -> Vec<Operation> {
     let base = Base { kind: "filter".to_owned(), hook, priority: priority::FILTER, policy: ACCEPT };
     let (chain, base) = (FORWARD.to_owned(), Some(base));
     operations.push(Chain { table: table.clone(), name: chain, base, references: 0 }.add());
-    operations.push(set().add(1));
     let pairs: Vec<_> = confined.pairs().map(element::pair).collect();
-    operations.extend(
-        pairs
-            .chunks(element::A_MESSAGE)
-            .map(|pairs| element::add(&table, CONFINED, pairs, "adding interfaces".to_owned())),
-    );
-    let text = comment("what only our forwarding makes possible");
-    let parts = [ipv4(), between(CONFINED), drop()];
-    operations.push(Rule::new(&table, FORWARD, text, &parts).append());
+    let pairs_v6: Vec<_> = confined.pairs_v6().map(element::pair).collect();
+    let of_v6 = confined.v6().map(|_| (CONFINED_V6, Family::V6, pairs_v6));
+    let families = [(CONFINED, Family::V4, pairs)].into_iter().chain(of_v6);
+    for (id, (name, family, pairs)) in (1..).zip(families) {
+        operations.push(set(name).add(id));
+        let add = |pairs| element::add(&table, name, pairs, "adding interfaces".to_owned());
+        operations.extend(pairs.chunks(element::A_MESSAGE).map(add));
+        let text = comment("what only our forwarding makes possible");
+        let parts = [of_family(family), between(name), drop()];
+        operations.push(Rule::new(&table, FORWARD, text, &parts).append());
+    }
     operations
 }
 
-fn set() -> Set {
+fn set(name: &str) -> Set {
     let (flags, data, fields) = (0, None, vec![]);
     let (size, timeout) = (None, None);
     Set {
-        table: name(),
-        name: CONFINED.to_owned(),
+        table: self::name(),
+        name: name.to_owned(),
         flags,
         key: interfaces(),
         data,
@@ -82,5 +85,7 @@ fn set() -> Set {
 /// Returns the comment of the table, which tells what is confined.
 fn userdata(confined: &Confinement) -> Vec<u8> {
     let pairs: Vec<_> = confined.pairs().collect();
-    comment(&format!("{TABLE_COMMENT}{:016x}", hash(format!("{pairs:?}").into_bytes())))
+    let v6 = confined.v6().map(|v6| format!("{:?}", v6.pairs().collect::<Vec<_>>()));
+    let text = format!("{pairs:?}{}", v6.unwrap_or_default());
+    comment(&format!("{TABLE_COMMENT}{:016x}", hash(text.into_bytes())))
 }

@@ -19,7 +19,7 @@ use crate::{
         },
         ruleset::{MAIL, NAME_SERVERS},
     },
-    model::Egress,
+    model::{Egress, Family},
 };
 
 /// Returns the rules, from where packets are accepted that are part of a connection or were translated. What a policy names
@@ -49,23 +49,36 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             "denied",
             vec![from_guest(), by_guest_to_host(), is_in(HOST_DENIED), jump(REFUSED_POLICY_HOST)],
         ),
-        (INPUT, "guests ping the host", vec![from_guest(), echo_request(), accept()]),
+        (INPUT, "guests ping the host", vec![from_guest(), echo_request(Family::V4), accept()]),
     ];
     let mut all: Vec<_> =
         named.into_iter().map(|(chain, text, parts)| rule(chain, text, &parts)).collect();
+    let v6 = base_ruleset.pool.v6();
+    if v6.is_some() {
+        let echo = [from_guest(), echo_request(Family::V6), accept()];
+        all.push(rule(INPUT, "IPv6: guests ping the host", &echo));
+    }
+    let families = || [Some(Family::V4), v6.map(|_| Family::V6)].into_iter().flatten();
     for egress in Egress::ALL.into_iter().filter(|egress| *egress != base_ruleset.egress) {
-        let guests = [from_guest(), source_in(element::guests_of(egress))].concat();
-        all.extend(leaving(base_ruleset, egress, &guests));
-        let text = format!("no more than {egress}");
-        all.push(rule(FORWARD, &text, &[guests.clone(), jump(REFUSED_DEFAULT)]));
-        if egress == Egress::All {
-            all.push(rule(INPUT, "guests to the host", &[guests, accept()]));
-        } else {
-            all.extend(to_the_host(egress, &guests));
+        for family in families() {
+            let set = element::guests_of(family, egress);
+            let guests = [from_guest(), source_in(family, set)].concat();
+            all.extend(leaving(base_ruleset, egress, family, &guests));
+            let text = format!("no more than {egress}");
+            all.push(rule(FORWARD, &text, &[guests.clone(), jump(REFUSED_DEFAULT)]));
+            if egress == Egress::All {
+                all.push(rule(INPUT, "guests to the host", &[guests, accept()]));
+            } else {
+                all.extend(to_the_host(egress, &guests));
+            }
         }
     }
     let guests = [from_guest(), source(base_ruleset.pool.v4())].concat();
-    all.extend(leaving(base_ruleset, base_ruleset.egress, &guests));
+    all.extend(leaving(base_ruleset, base_ruleset.egress, Family::V4, &guests));
+    if let Some(pool) = v6 {
+        let guests = [from_guest(), source(pool)].concat();
+        all.extend(leaving(base_ruleset, base_ruleset.egress, Family::V6, &guests));
+    }
     all.extend(to_the_host(base_ruleset.egress, &from_guest()));
     all
 }
@@ -74,8 +87,13 @@ fn rule(chain: &str, text: &str, parts: &[Vec<Expression>]) -> Rule {
     Rule::new(&base_ruleset::name(), chain, comment(text), parts)
 }
 
-/// Returns the rules for packets of IPv4 that these guests send out of the host.
-fn leaving(base_ruleset: &BaseRuleset, egress: Egress, guests: &[Expression]) -> Vec<Rule> {
+/// Returns the rules for packets of this family that these guests send out of the host.
+fn leaving(
+    base_ruleset: &BaseRuleset,
+    egress: Egress,
+    family: Family,
+    guests: &[Expression],
+) -> Vec<Rule> {
     let rule = |text: &str, parts: &[Vec<Expression>]| rule(FORWARD, text, parts);
     let out = [guests, &out_of(UPLINKS)].concat();
     let mut rules = match egress {
@@ -89,12 +107,12 @@ fn leaving(base_ruleset: &BaseRuleset, egress: Egress, guests: &[Expression]) ->
             let (protocol, port) = MAIL;
             let mail = [guests.to_vec(), to_port(protocol, port), jump(REFUSED_MAIL)];
             let mail = rule("no mail of guests", &mail);
-            let last = rule("guests to the Internet", &[out, destination_public(), accept()]);
+            let last = rule("guests to the Internet", &[out, destination_public(family), accept()]);
             names.into_iter().chain([mail, last]).collect()
         }
     };
     if base_ruleset.any_uplink {
-        let parts = [guests.to_vec(), not_to_guest(), destination_public(), accept()];
+        let parts = [guests.to_vec(), not_to_guest(), destination_public(family), accept()];
         rules.push(rule("guests to public addresses", &parts));
     }
     rules

@@ -1,6 +1,6 @@
 //! Entries as elements of sets and maps.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{DefaultNla, NLM_F_EXCL, Nla, NlasIterator};
 use netlink_packet_netfilter::{
@@ -16,11 +16,12 @@ use crate::{
     firewall::{
         Entry,
         names::nftables::{
-            ALLOWED, BOUND, BOUND_RANGES, DENIED, EXPOSURES, HAIRPIN, HOST_ALLOWED, HOST_DENIED,
-            RANGES, REACH_ALL, REACH_INTERNET, REACH_NONE,
+            ALLOWED, BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, DENIED, EXPOSURES,
+            EXPOSURES_V6, HAIRPIN, HAIRPIN_V6, HOST_ALLOWED, HOST_DENIED, RANGES, RANGES_V6,
+            REACH_ALL, REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6,
         },
     },
-    model::{Egress, InterfaceName, Ipv6Unsupported, PortRange, Protocol},
+    model::{Egress, Family, InterfaceName, Ipv6Unsupported, PortRange, Protocol},
     reach::Block,
 };
 
@@ -174,35 +175,49 @@ pub type Elements = (&'static str, Vec<Element>);
 /// that leads to other ports is one element for each port: nf_tables cannot compute with ports.
 ///
 /// # Errors
-/// Fails if the entry has an IPv6 address: there is no set for those yet.
+/// Fails if the entry has an IPv6 address where there is no set for those: destinations of a policy, and exposures on an
+/// address of the other family.
 pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
-    let octets = |address| Ok(Ipv6Unsupported::refuse(address)?.octets());
+    let family = Family::of(entry.guest());
     Ok(match *entry {
         Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports } => {
-            let (address, guest) = (host_address.map(octets).transpose()?, octets(guest)?);
+            if let (Family::V4, Some(address)) = (family, host_address) {
+                Ipv6Unsupported::refuse(address)?;
+            }
+            let (address, guest) = (host_address.map(octets), octets(guest));
+            let [bound_ranges, ranges, bound, exposures] = match family {
+                Family::V4 => [BOUND_RANGES, RANGES, BOUND, EXPOSURES],
+                Family::V6 => [BOUND_RANGES_V6, RANGES_V6, BOUND_V6, EXPOSURES_V6],
+            };
             let key = |host_port| {
-                let place = [[protocol.number(), 0, 0, 0], port(host_port)];
-                address.iter().chain(&place).flatten().copied().collect::<Vec<_>>()
+                let place = [[protocol.number(), 0, 0, 0], port(host_port)].concat();
+                address.iter().flatten().copied().chain(place).collect::<Vec<_>>()
             };
             if !host_ports.is_single() && host_ports == guest_ports {
-                let set = if address.is_some() { BOUND_RANGES } else { RANGES };
+                let set = if address.is_some() { bound_ranges } else { ranges };
                 let (key, last) = (key(host_ports.first()), Some(key(host_ports.last())));
-                return Ok((set, vec![Element { key, last, data: Some(guest.to_vec()) }]));
+                return Ok((set, vec![Element { key, last, data: Some(guest) }]));
             }
             let each = host_ports.iter().zip(guest_ports.iter()).map(|(host_port, guest_port)| {
-                let data = Some([guest, port(guest_port)].concat());
+                let data = Some([&guest[..], &port(guest_port)].concat());
                 Element { key: key(host_port), last: None, data }
             });
-            (if address.is_some() { BOUND } else { EXPOSURES }, each.collect())
+            (if address.is_some() { bound } else { exposures }, each.collect())
+        }
+        Entry::Hairpin { guest } => {
+            let set = match family {
+                Family::V4 => HAIRPIN,
+                Family::V6 => HAIRPIN_V6,
+            };
+            (set, vec![Element::key([octets(guest), octets(guest)].concat())])
         }
         // Only iptables has a rule for it.
         Entry::Judged { .. } => (HAIRPIN, vec![]),
-        Entry::Hairpin { guest } => (HAIRPIN, vec![Element::key([octets(guest)?; 2].concat())]),
         Entry::Policy { guest, reach } => {
-            (guests_of(reach), vec![Element::key(octets(guest)?.to_vec())])
+            (guests_of(family, reach), vec![Element::key(octets(guest))])
         }
         Entry::Reach { guest, host, block, allowed } => {
-            let guest = octets(guest)?;
+            let guest = Ipv6Unsupported::refuse(guest)?.octets();
             let key = |address: Ipv4Addr, protocol: u8, to: u16| {
                 let address = (!host).then(|| address.octets());
                 let place = [[protocol, 0, 0, 0], port(to)];
@@ -227,17 +242,28 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
 }
 
 /// Returns the set of the guests that have this reach of their own.
-pub(super) const fn guests_of(reach: Egress) -> &'static str {
-    match reach {
-        Egress::Internet => REACH_INTERNET,
-        Egress::All => REACH_ALL,
-        Egress::None => REACH_NONE,
+pub(super) const fn guests_of(family: Family, reach: Egress) -> &'static str {
+    match (family, reach) {
+        (Family::V4, Egress::Internet) => REACH_INTERNET,
+        (Family::V4, Egress::All) => REACH_ALL,
+        (Family::V4, Egress::None) => REACH_NONE,
+        (Family::V6, Egress::Internet) => REACH_INTERNET_V6,
+        (Family::V6, Egress::All) => REACH_ALL_V6,
+        (Family::V6, Egress::None) => REACH_NONE_V6,
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
 /// Reports whether a set holds entries of policies.
 pub(super) fn is_of_policies(set: &str) -> bool {
-    Egress::ALL.into_iter().any(|reach| guests_of(reach) == set)
+    // The policies beside iptables are for IPv4.
+    Egress::ALL.into_iter().any(|reach| guests_of(Family::V4, reach) == set)
         || [ALLOWED, DENIED, HOST_ALLOWED, HOST_DENIED].contains(&set)
 }
 
@@ -247,37 +273,47 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
     let key = fields(&element.key)?;
     let last = fields(element.last.as_ref().unwrap_or(&element.key))?;
     let data = fields(element.data.as_deref().unwrap_or_default())?;
-    if let Some(entry) = policy_entry(set, key, last) {
+    let of_guest = policy_entry(set, key, last).or_else(|| match (set, key) {
+        (HAIRPIN, [guest, _]) => Some(Entry::Hairpin { guest: (*guest).into() }),
+        (HAIRPIN_V6, [a, b, c, d, ..]) => Some(Entry::Hairpin { guest: v6([*a, *b, *c, *d]) }),
+        _ => None,
+    });
+    if let Some(entry) = of_guest {
         return is_written(&entry, set, element).then_some(entry);
     }
     let (host_address, number, first) = match (set, key) {
-        (EXPOSURES | RANGES, [number, first]) => (None, number, first),
+        (EXPOSURES | RANGES | EXPOSURES_V6 | RANGES_V6, [number, first]) => (None, number, first),
         (BOUND | BOUND_RANGES, [address, number, first]) => {
             (Some(IpAddr::from(*address)), number, first)
         }
-        (HAIRPIN, [guest, _]) => {
-            let entry = Entry::Hairpin { guest: (*guest).into() };
-            return is_written(&entry, set, element).then_some(entry);
+        (BOUND_V6 | BOUND_RANGES_V6, [a, b, c, d, number, first]) => {
+            (Some(v6([*a, *b, *c, *d])), number, first)
         }
         _ => return None,
     };
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == number[0])?;
     let host_ports = PortRange::between(port_of(*first), port_of(*last.last()?))?;
     let (guest, guest_ports) = match data {
-        [guest] => (*guest, host_ports),
-        [guest, port] => (*guest, PortRange::single(port_of(*port))?),
+        [guest] => (IpAddr::from(*guest), host_ports),
+        [guest, port] => (IpAddr::from(*guest), PortRange::single(port_of(*port))?),
+        [a, b, c, d] => (v6([*a, *b, *c, *d]), host_ports),
+        [a, b, c, d, port] => (v6([*a, *b, *c, *d]), PortRange::single(port_of(*port))?),
         _ => return None,
     };
-    let guest = guest.into();
     let entry = Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports };
     is_written(&entry, set, element).then_some(entry)
 }
 
 /// Returns the entry of a policy that has this key and last key.
 fn policy_entry(set: &str, key: &[[u8; 4]], last: &[[u8; 4]]) -> Option<Entry> {
-    if let Some(reach) = Egress::ALL.into_iter().find(|reach| guests_of(*reach) == set) {
+    let is_of = |family, reach: &Egress| guests_of(family, *reach) == set;
+    if let Some(reach) = Egress::ALL.into_iter().find(|reach| is_of(Family::V4, reach)) {
         let [guest] = *key else { return None };
         return Some(Entry::Policy { guest: guest.into(), reach });
+    }
+    if let Some(reach) = Egress::ALL.into_iter().find(|reach| is_of(Family::V6, reach)) {
+        let guest = v6(key.try_into().ok()?);
+        return Some(Entry::Policy { guest, reach });
     }
     let (host, allowed) = match set {
         ALLOWED => (false, true),
@@ -299,6 +335,13 @@ fn policy_entry(set: &str, key: &[[u8; 4]], last: &[[u8; 4]]) -> Option<Entry> {
     let ports = (port_of(to), port_of(up_to));
     let block = Block::between(addresses, (by[0], until[0]), ports)?;
     Some(Entry::Reach { guest: (*guest).into(), host, block, allowed })
+}
+
+/// Returns the address of IPv6 in these fields.
+fn v6(fields: [[u8; 4]; 4]) -> IpAddr {
+    let address =
+        fields.into_iter().fold(0, |all, field| all << 32 | u128::from(u32::from_be_bytes(field)));
+    Ipv6Addr::from(address).into()
 }
 
 /// Returns the fields of a key or a value.
@@ -372,12 +415,38 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_ipv6_is_refused() {
+    fn entries_of_ipv6_read_back() {
+        let guest: IpAddr = "fd52:494b::3".parse().unwrap();
         let address: IpAddr = "2001:db8::1".parse().unwrap();
-        for entry in [exposure(Some(address), "80", "80"), Entry::Hairpin { guest: address }] {
-            let refused = of_entry(&entry).unwrap_err().to_string();
-            assert_eq!(refused, "2001:db8::1 is an IPv6 address, which is not supported yet");
+        let ports = [("8080", "53"), ("8080", "8080"), ("1-65535", "1-65535")];
+        let of_guest = |entry: Entry| match entry {
+            Entry::Exposure { protocol, host_address, host_ports, guest_ports, .. } => {
+                Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports }
+            }
+            other => other,
+        };
+        let exposures = ports.iter().flat_map(|(host, guest)| {
+            [None, Some(address)].map(|address| of_guest(exposure(address, host, guest)))
+        });
+        let policies = Egress::ALL.map(|reach| Entry::Policy { guest, reach });
+        for entry in exposures.chain([Entry::Hairpin { guest }]).chain(policies) {
+            let (set, elements) = of_entry(&entry).unwrap();
+            let [element] = &*elements else { panic!("{entry}: {elements:?}") };
+            assert!(set.ends_with('6'), "{set}");
+            assert_eq!(to_entry(set, element), Some(entry));
         }
+    }
+
+    #[test]
+    fn an_entry_of_both_families_is_refused() {
+        let (guest, block) = ("fd52:494b::3".parse().unwrap(), Block::EVERYTHING);
+        let reach = Entry::Reach { guest, host: false, block, allowed: true };
+        let address: IpAddr = "2001:db8::1".parse().unwrap();
+        let refused = |entry| of_entry(&entry).unwrap_err().to_string();
+        let words =
+            |address: &str| format!("{address} is an IPv6 address, which is not supported yet");
+        assert_eq!(refused(exposure(Some(address), "80", "80")), words("2001:db8::1"));
+        assert_eq!(refused(reach), words("fd52:494b::3"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod flow_limit;
 mod normal;
 mod refused;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, Emitable};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload,
@@ -16,10 +16,12 @@ use netlink_packet_netfilter::nftables::{
 
 use super::element;
 use crate::{
-    firewall::ruleset::SPECIAL_RANGES,
-    model::{InterfaceName, Protocol, Slot},
+    firewall::ruleset::{PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
+    model::{Family, InterfaceName, Protocol, Slot},
 };
-pub(super) use flow_limit::{begins_flow, begins_more_than, has_begun_more_than};
+pub(super) use flow_limit::{
+    begins_flow, begins_more_than, discovers_more_than, has_begun_more_than,
+};
 pub(super) use normal::{does_nothing, normal, target};
 pub(super) use refused::{count_for_interface, few, few_for_interface, log};
 
@@ -30,12 +32,14 @@ pub(super) const ACCEPT: u32 = 1;
 /// `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`.
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
-/// The addresses of `struct iphdr`, and the destination port of TCP, UDP and SCTP.
+/// The addresses of `struct iphdr` and of `struct ipv6hdr`, and the destination port of TCP, UDP and SCTP.
 const SOURCE_ADDRESS: (u32, u32, u32) = (NETWORK_HEADER, 12, 4);
 const DESTINATION_ADDRESS: (u32, u32, u32) = (NETWORK_HEADER, 16, 4);
+const SOURCE_ADDRESS_V6: (u32, u32, u32) = (NETWORK_HEADER, 8, 16);
+const DESTINATION_ADDRESS_V6: (u32, u32, u32) = (NETWORK_HEADER, 24, 16);
 const DESTINATION_PORT: (u32, u32, u32) = (TRANSPORT_HEADER, 2, 2);
 
-/// The type of an ICMP message.
+/// The type of an ICMP message, of either family.
 const ICMP_TYPE: (u32, u32, u32) = (TRANSPORT_HEADER, 0, 1);
 /// The octet of the TCP header with the flags, and two of them (RFC 9293, section 3.1).
 const TCP_FLAGS: (u32, u32, u32) = (TRANSPORT_HEADER, 13, 1);
@@ -44,8 +48,11 @@ const RST: u8 = 0x04;
 
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
-/// `NFPROTO_IPV4`.
+/// `IPPROTO_ICMPV6`.
+const ICMP_V6: u8 = 58;
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
 const IPV4: u8 = 2;
+const IPV6: u8 = 10;
 /// `IPS_DST_NAT` of `<linux/netfilter/nf_conntrack_common.h>`.
 const DESTINATION_TRANSLATED: u32 = 1 << 5;
 /// `RTN_LOCAL` of `<linux/rtnetlink.h>`.
@@ -90,13 +97,14 @@ fn equals(data: &[u8]) -> Expression {
     compare(Operator::Equal, data)
 }
 
-fn mask<const LENGTH: usize>(mask: [u8; LENGTH]) -> Expression {
+fn mask(mask: impl AsRef<[u8]>) -> Expression {
+    let mask = mask.as_ref();
     Expressions::Bitwise(vec![
         Bitwise::SourceRegister(Register::Reg1),
         Bitwise::DestinationRegister(Register::Reg1),
-        Bitwise::Length(u32::try_from(LENGTH).unwrap_or(u32::MAX)),
+        Bitwise::Length(u32::try_from(mask.len()).unwrap_or(u32::MAX)),
         Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
-        Bitwise::Xor(DataAttribute::Value(vec![0; LENGTH])),
+        Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
     ])
 }
 
@@ -147,9 +155,45 @@ fn conntrack_bits(key: u32, bits: u32) -> Vec<Expression> {
     vec![load, mask(bits.to_ne_bytes())]
 }
 
-/// `meta nfproto ipv4`
-pub(super) fn ipv4() -> Vec<Expression> {
-    vec![meta(MetaKey::Nfproto, Register::Reg1), equals(&[IPV4])]
+const fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => IPV4,
+        Family::V6 => IPV6,
+    }
+}
+
+const fn source_address(family: Family) -> (u32, u32, u32) {
+    match family {
+        Family::V4 => SOURCE_ADDRESS,
+        Family::V6 => SOURCE_ADDRESS_V6,
+    }
+}
+
+const fn destination_address(family: Family) -> (u32, u32, u32) {
+    match family {
+        Family::V4 => DESTINATION_ADDRESS,
+        Family::V6 => DESTINATION_ADDRESS_V6,
+    }
+}
+
+/// The registers that follow an address of this family in register 1.
+const fn after_address(family: Family) -> [Register; 3] {
+    match family {
+        Family::V4 => [Register::Reg32_01, Register::Reg32_02, Register::Reg32_03],
+        Family::V6 => [Register::Reg2, Register::Reg32_05, Register::Reg32_06],
+    }
+}
+
+const fn family_of(network: IpNet) -> Family {
+    match network {
+        IpNet::V4(_) => Family::V4,
+        IpNet::V6(_) => Family::V6,
+    }
+}
+
+/// `meta nfproto ipv4`, `meta nfproto ipv6`
+pub(super) fn of_family(family: Family) -> Vec<Expression> {
+    vec![meta(MetaKey::Nfproto, Register::Reg1), equals(&[number(family)])]
 }
 
 /// `iifname "rik*"`: a comparison shorter than the name is a wildcard.
@@ -200,38 +244,63 @@ pub(super) fn between(set: &str) -> Vec<Expression> {
     ]
 }
 
-/// `ip saddr <network>`
-pub(super) fn source(network: Ipv4Net) -> Vec<Expression> {
-    matched(SOURCE_ADDRESS, Operator::Equal, network)
+/// `ip saddr <network>`, `ip6 saddr <network>`
+pub(super) fn source(network: impl Into<IpNet>) -> Vec<Expression> {
+    let network = network.into();
+    matched(source_address(family_of(network)), Operator::Equal, network)
 }
 
-/// `ip daddr <network>`
-pub(super) fn destination(network: Ipv4Net) -> Vec<Expression> {
-    matched(DESTINATION_ADDRESS, Operator::Equal, network)
+/// `ip saddr != <network>`, `ip6 saddr != <network>`
+pub(super) fn source_outside(network: impl Into<IpNet>) -> Vec<Expression> {
+    let network = network.into();
+    matched(source_address(family_of(network)), Operator::NotEqual, network)
 }
 
-/// `ip daddr != <network>`
-pub(super) fn destination_outside(network: Ipv4Net) -> Vec<Expression> {
-    matched(DESTINATION_ADDRESS, Operator::NotEqual, network)
+/// `ip daddr <network>`, `ip6 daddr <network>`
+pub(super) fn destination(network: impl Into<IpNet>) -> Vec<Expression> {
+    let network = network.into();
+    matched(destination_address(family_of(network)), Operator::Equal, network)
 }
 
-/// `ip daddr != <range>` for each range that is not public, in a rule that is for IPv4 already
-pub(super) fn destination_public() -> Vec<Expression> {
-    let outside = |range| prefix(DESTINATION_ADDRESS, Operator::NotEqual, range);
-    SPECIAL_RANGES.into_iter().flat_map(outside).collect()
+/// `ip daddr != <network>`, `ip6 daddr != <network>`
+pub(super) fn destination_outside(network: impl Into<IpNet>) -> Vec<Expression> {
+    let network = network.into();
+    matched(destination_address(family_of(network)), Operator::NotEqual, network)
 }
 
-fn matched(field: (u32, u32, u32), operator: Operator, network: Ipv4Net) -> Vec<Expression> {
-    [ipv4(), prefix(field, operator, network)].concat()
+/// `ip daddr != <range>` for each range that is not public, in a rule that is for this family already; for IPv6 also
+/// `ip6 daddr <range>` of those that are
+pub(super) fn destination_public(family: Family) -> Vec<Expression> {
+    let field = destination_address(family);
+    let outside = |range: IpNet| prefix(field, Operator::NotEqual, range);
+    match family {
+        Family::V4 => SPECIAL_RANGES.into_iter().map(IpNet::from).flat_map(outside).collect(),
+        Family::V6 => {
+            let within = prefix(field, Operator::Equal, PUBLIC_V6.into());
+            let special = SPECIAL_RANGES_V6.into_iter().map(IpNet::from).flat_map(outside);
+            within.into_iter().chain(special).collect()
+        }
+    }
+}
+
+fn matched(field: (u32, u32, u32), operator: Operator, network: IpNet) -> Vec<Expression> {
+    [of_family(family_of(network)), prefix(field, operator, network)].concat()
 }
 
 /// Compares a prefix as nft(8) does: if it ends at a byte, only these bytes are loaded, and no mask is needed.
 fn prefix(
     (base, offset, length): (u32, u32, u32),
     operator: Operator,
-    network: Ipv4Net,
+    network: IpNet,
 ) -> Vec<Expression> {
-    let address = network.network().octets();
+    let (address, netmask) = match network {
+        IpNet::V4(network) => {
+            (network.network().octets().to_vec(), network.netmask().octets().to_vec())
+        }
+        IpNet::V6(network) => {
+            (network.network().octets().to_vec(), network.netmask().octets().to_vec())
+        }
+    };
     let prefix = address.get(..usize::from(network.prefix_len() / 8));
     match prefix {
         Some(prefix) if network.prefix_len().is_multiple_of(8) => {
@@ -240,7 +309,7 @@ fn prefix(
         }
         _ => vec![
             payload((base, offset, length), Register::Reg1),
-            mask(network.netmask().octets()),
+            mask(netmask),
             compare(operator, &address),
         ],
     }
@@ -256,18 +325,37 @@ pub(super) fn to_port(protocol: Protocol, port: u16) -> Vec<Expression> {
     ]
 }
 
-/// `icmp type echo-request`
-pub(super) fn echo_request() -> Vec<Expression> {
-    /// `IPPROTO_ICMP`, and the type (RFC 792).
+/// `icmp type echo-request`, `icmpv6 type echo-request`
+pub(super) fn echo_request(family: Family) -> Vec<Expression> {
+    /// `IPPROTO_ICMP`, and the types (RFC 792; RFC 4443).
     const ICMP: u8 = 1;
     const ECHO: u8 = 8;
+    const ECHO_V6: u8 = 128;
+    let (protocol, kind) = match family {
+        Family::V4 => (ICMP, ECHO),
+        Family::V6 => (ICMP_V6, ECHO_V6),
+    };
     let load = vec![
         meta(MetaKey::L4Proto, Register::Reg1),
-        equals(&[ICMP]),
+        equals(&[protocol]),
         payload(ICMP_TYPE, Register::Reg1),
-        equals(&[ECHO]),
+        equals(&[kind]),
     ];
-    [ipv4(), load].concat()
+    [of_family(family), load].concat()
+}
+
+/// `icmpv6 type >= nd-neighbor-solicit icmpv6 type <= nd-neighbor-advert`, in a rule that is for IPv6 already
+pub(super) fn neighbour_discovery() -> Vec<Expression> {
+    /// RFC 4861, sections 4.3 and 4.4.
+    const SOLICITATION: u8 = 135;
+    const ADVERTISEMENT: u8 = 136;
+    vec![
+        meta(MetaKey::L4Proto, Register::Reg1),
+        equals(&[ICMP_V6]),
+        payload(ICMP_TYPE, Register::Reg1),
+        compare(Operator::GreatherThanEqual, &[SOLICITATION]),
+        compare(Operator::LessThanEqual, &[ADVERTISEMENT]),
+    ]
 }
 
 /// `tcp flags syn / syn,rst`
@@ -328,14 +416,15 @@ fn write_segment_size() -> Expression {
     other_with_octet("exthdr", &attributes, (2, MAXSEG))
 }
 
-/// `ip saddr . ip daddr @set`
-pub(super) fn addresses_in(set: &str) -> Vec<Expression> {
+/// `ip saddr . ip daddr @set`, `ip6 saddr . ip6 daddr @set`
+pub(super) fn addresses_in(family: Family, set: &str) -> Vec<Expression> {
+    let [next, ..] = after_address(family);
     let load = vec![
-        payload(SOURCE_ADDRESS, Register::Reg1),
-        payload(DESTINATION_ADDRESS, Register::Reg32_01),
+        payload(source_address(family), Register::Reg1),
+        payload(destination_address(family), next),
         lookup(set, None),
     ];
-    [ipv4(), load].concat()
+    [of_family(family), load].concat()
 }
 
 /// `fib daddr type local`
@@ -446,24 +535,25 @@ pub(super) fn by_port() -> Vec<Expression> {
     vec![meta(MetaKey::L4Proto, Register::Reg1), payload(DESTINATION_PORT, Register::Reg32_01)]
 }
 
-/// `ip daddr . meta l4proto . th dport`, the key of a look-up.
-pub(super) fn by_address() -> Vec<Expression> {
+/// `ip daddr . meta l4proto . th dport`, the key of a look-up; for IPv6 with `ip6 daddr`.
+pub(super) fn by_address(family: Family) -> Vec<Expression> {
+    let [protocol, port, _] = after_address(family);
     let key = vec![
-        payload(DESTINATION_ADDRESS, Register::Reg1),
-        meta(MetaKey::L4Proto, Register::Reg32_01),
-        payload(DESTINATION_PORT, Register::Reg32_02),
+        payload(destination_address(family), Register::Reg1),
+        meta(MetaKey::L4Proto, protocol),
+        payload(DESTINATION_PORT, port),
     ];
-    [ipv4(), key].concat()
+    [of_family(family), key].concat()
 }
 
-/// `ip saddr`, the key of a look-up.
-fn source_key() -> Vec<Expression> {
-    [ipv4(), vec![payload(SOURCE_ADDRESS, Register::Reg1)]].concat()
+/// `ip saddr`, `ip6 saddr`, the key of a look-up.
+fn source_key(family: Family) -> Vec<Expression> {
+    [of_family(family), vec![payload(source_address(family), Register::Reg1)]].concat()
 }
 
-/// `ip saddr @set`
-pub(super) fn source_in(set: &str) -> Vec<Expression> {
-    [source_key(), is_in(set)].concat()
+/// `ip saddr @set`, `ip6 saddr @set`
+pub(super) fn source_in(family: Family, set: &str) -> Vec<Expression> {
+    [source_key(family), is_in(set)].concat()
 }
 
 /// `ip saddr . ip daddr . meta l4proto . th dport`, the key of a look-up. A protocol without ports has other things there.
@@ -473,7 +563,7 @@ pub(super) fn by_guest() -> Vec<Expression> {
         meta(MetaKey::L4Proto, Register::Reg32_02),
         payload(DESTINATION_PORT, Register::Reg32_03),
     ];
-    [source_key(), key].concat()
+    [source_key(Family::V4), key].concat()
 }
 
 /// `ip saddr . meta l4proto . th dport`, the key of a look-up.
@@ -482,7 +572,7 @@ pub(super) fn by_guest_to_host() -> Vec<Expression> {
         meta(MetaKey::L4Proto, Register::Reg32_01),
         payload(DESTINATION_PORT, Register::Reg32_02),
     ];
-    [source_key(), key].concat()
+    [source_key(Family::V4), key].concat()
 }
 
 /// `<key> @set`
@@ -490,21 +580,22 @@ pub(super) fn is_in(set: &str) -> Vec<Expression> {
     vec![lookup(set, None)]
 }
 
-/// `dnat ip to <key> map @map`, a map of addresses: the port stays.
-pub(super) fn translate_address(map: &str) -> Vec<Expression> {
-    let address = Register::Reg1.into();
+/// `dnat ip to <key> map @map`, a map of addresses: the port stays. For IPv6 `dnat ip6 to`.
+pub(super) fn translate_address(family: Family, map: &str) -> Vec<Expression> {
+    let (address, family) = (Register::Reg1.into(), number(family).into());
     // NFTA_NAT_TYPE, _FAMILY, _REG_ADDR_MIN, _REG_ADDR_MAX, _FLAGS
-    let attributes = [(1, DESTINATION), (2, IPV4.into()), (3, address), (4, address), (7, ADDRESS)];
+    let attributes = [(1, DESTINATION), (2, family), (3, address), (4, address), (7, ADDRESS)];
     vec![lookup(map, Some(Register::Reg1)), other("nat", &attributes)]
 }
 
-/// `dnat ip to <key> map @map`, a map of addresses and ports.
-pub(super) fn translate(map: &str) -> Vec<Expression> {
-    let (address, port) = (Register::Reg1.into(), Register::Reg32_01.into());
+/// `dnat ip to <key> map @map`, a map of addresses and ports. For IPv6 `dnat ip6 to`.
+pub(super) fn translate(family: Family, map: &str) -> Vec<Expression> {
+    let [port, ..] = after_address(family);
+    let (address, port) = (Register::Reg1.into(), port.into());
     // NFTA_NAT_TYPE, _FAMILY, _REG_ADDR_MIN, _REG_ADDR_MAX, _REG_PROTO_MIN, _REG_PROTO_MAX, _FLAGS
     let attributes = [
         (1, DESTINATION),
-        (2, IPV4.into()),
+        (2, number(family).into()),
         (3, address),
         (4, address),
         (5, port),

@@ -52,7 +52,7 @@ pub fn of(entries: &BTreeSet<Entry>) -> BTreeSet<Entry> {
 pub fn layout(base_ruleset: &BaseRuleset) -> Layout {
     let rules = rules(base_ruleset);
     let chains = chains(&rules);
-    let sets = sets(&rules);
+    let sets = sets(base_ruleset, &rules);
     let uplinks = base_ruleset.uplinks.iter().map(element::uplink).collect();
     let elements = BTreeMap::from([(UPLINKS, uplinks)]);
     let references = u32::try_from(chains.len() + sets.len()).unwrap_or(u32::MAX);
@@ -161,7 +161,7 @@ fn chains(rules: &[Rule]) -> Vec<Chain> {
 }
 
 /// Returns the sets that these rules look into.
-fn sets(rules: &[Rule]) -> Vec<Set> {
+fn sets(base_ruleset: &BaseRuleset, rules: &[Rule]) -> Vec<Set> {
     let named: BTreeSet<&str> = rules
         .iter()
         .flat_map(|rule| &rule.expressions)
@@ -180,7 +180,7 @@ fn sets(rules: &[Rule]) -> Vec<Set> {
         let is_filled = [REFUSED, TOLD].contains(&&*set.name);
         is_filled || named.contains(&*set.name) || element::is_of_policies(&set.name)
     };
-    let sets = base_ruleset::sets().into_iter().filter(holds);
+    let sets = base_ruleset::sets(base_ruleset).into_iter().filter(holds);
     sets.map(|set| Set { table: name(), ..set }).collect()
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::firewall::{
     BaseState, Entry, FirewallState,
-    names::nftables::{FLOWS, RATES, REFUSED, TOLD},
+    names::nftables::{DISCOVERIES, FLOWS, FLOWS_V6, RATES, RATES_V6, REFUSED, TOLD},
 };
 
 /// Everything in our table.
@@ -125,7 +125,8 @@ impl FoundTable {
     ) -> (BTreeSet<Entry>, Vec<String>) {
         // The kernel fills the sets of flows, rates and refusals.
         let of_base_ruleset = |set: &str| {
-            layout.elements.contains_key(set) || [FLOWS, RATES, REFUSED, TOLD].contains(&set)
+            let filled = [FLOWS, RATES, REFUSED, TOLD, FLOWS_V6, RATES_V6, DISCOVERIES];
+            layout.elements.contains_key(set) || filled.contains(&set)
         };
         let found = self.elements.iter().filter(|(set, _)| !of_base_ruleset(set));
         let mut rest: BTreeMap<&str, BTreeSet<&Element>> =

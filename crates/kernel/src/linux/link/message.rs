@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
     link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags,
         LinkMessage,
@@ -29,6 +29,9 @@ use riklet_core::{
 /// The errors of a kernel without `sch_ingress` or `cls_bpf`, and of a part of the guard that stands. Without the guard,
 /// the firewall's rules and the files of network managers still protect the host.
 const NO_GUARD: &[Errno] = &[Errno::NOENT, Errno::OPNOTSUPP, Errno::INVAL, Errno::EXIST];
+
+/// The name of the part that sets an interface up. IPv6 is on or off before it.
+pub(super) const UP: &str = "up";
 
 /// A request of a configuration, with the name of the property that it sets.
 pub(in crate::linux) struct Part {
@@ -74,7 +77,7 @@ pub(super) fn parts(index: u32, spec: &LinkSpec, filters: Filters) -> Vec<Part> 
             excused: &[Errno::AFNOSUPPORT],
             ..link("IPv6 link-local address", LinkAttribute::AfSpecUnspec(vec![no_link_local]))
         },
-        part("up", set_up(index), 0),
+        part(UP, set_up(index), 0),
     ];
     let address = |&address| {
         let message = RouteNetlinkMessage::NewAddress(address_message(index, address));
@@ -83,7 +86,8 @@ pub(super) fn parts(index: u32, spec: &LinkSpec, filters: Filters) -> Vec<Part> 
     let neighbour = |(&address, &mac): (&IpAddr, &MacAddress)| {
         part("neighbour", neighbour_message(index, address, mac), create)
     };
-    parts.extend(spec.addresses.iter().map(address));
+    let link_local = spec.link_local.map(|address| IpNet::new_assert(address.into(), 64));
+    parts.extend(link_local.iter().chain(spec.addresses.iter()).map(address));
     parts.extend(spec.neighbours.iter().map(neighbour));
     parts
 }
@@ -190,6 +194,11 @@ pub(super) fn address_message(index: u32, address: IpNet) -> AddressMessage {
     message.header.family = netlink_family(ip);
     message.header.index = index;
     message.header.prefix_len = address.prefix_len();
+    if ip.is_ipv6() {
+        // The guest has the other address of the link: nobody has this one, and nobody answers while no process has the
+        // TAP open.
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
     message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
     message
 }

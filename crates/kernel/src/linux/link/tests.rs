@@ -232,28 +232,81 @@ fn an_alias_that_is_not_text_hides_no_interface() {
     });
 }
 
+/// Returns the specification of an interface whose guest has IPv6.
+fn spec_v6(number: u16) -> LinkSpec {
+    let slot = Slot::new(number);
+    let both = "10.231.0.0/16".parse::<Pool>().unwrap().with_v6("fd52::/64".parse().unwrap());
+    let addresses = both.unwrap().addresses(slot).unwrap();
+    LinkSpec {
+        link_local: Some(GATEWAY_LINK_LOCAL),
+        addresses: addresses.hosts().map(Addresses::network).collect(),
+        neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
+        ..spec(number)
+    }
+}
+
 #[test]
-fn a_link_with_ipv6_is_refused_and_leaves_nothing() {
+fn a_link_with_ipv6_matches_its_specification() {
     isolated(|| {
-        let (before, spec) = (ip("-j link"), spec(1));
-        let both = "10.231.0.0/16".parse::<Pool>().unwrap().with_v6("fd52::/64".parse().unwrap());
-        let addresses = both.unwrap().addresses(Slot::new(1)).unwrap();
-        let addresses = addresses.hosts().map(Addresses::network).collect();
-        for (part, words, spec) in [
-            (
-                "IPv6 link-local address",
-                "fe80::1 is an IPv6 address, which is not supported yet",
-                LinkSpec { link_local: Some(GATEWAY_LINK_LOCAL), ..spec.clone() },
-            ),
-            ("address", "IPv6 is disabled on this device", LinkSpec { addresses, ..spec.clone() }),
+        let (mut route, both) = (route(), spec_v6(5));
+        route.create_link(&both).unwrap();
+        assert_eq!(differences(&mut route, &both), [""; 0]);
+        assert_eq!(route.links().unwrap(), [route.link(&both.name).unwrap().unwrap()]);
+        let expected = ["fe80::1/64", "fd52::a/127"];
+        let addresses = ip("-6 -o address show dev rik5");
+        assert!(expected.iter().all(|address| addresses.contains(address)), "{addresses}");
+        for (command, difference) in [
+            ("sysctl -qw net.ipv6.conf.rik5.accept_ra=2", "no routes learned by IPv6"),
+            ("sysctl -qw net.ipv6.conf.rik5.force_forwarding=0", "force_forwarding 1"),
+            ("ip -6 address delete fe80::1/64 dev rik5", "address fe80::1/64"),
+            ("ip -6 neighbour delete fd52::b dev rik5", "neighbour fd52::b at 06:52:49:4b:00:05"),
         ] {
-            let refused = route().create_link(&spec).unwrap_err();
-            let KernelError::CreateLink { step, source, .. } = &refused else {
-                panic!("{refused}");
-            };
-            assert_eq!((*step, source.words.contains(words)), (part, true), "{refused}");
-            assert_eq!(ip("-j link"), before);
+            let words: Vec<_> = command.split(' ').collect();
+            run_with(words[0], &words[1..]);
+            assert_eq!(differences(&mut route, &both), [difference], "{command}");
+            route.configure_link(&both).unwrap();
+            assert_eq!(differences(&mut route, &both), [""; 0], "{command}");
         }
+    });
+}
+
+#[test]
+fn ipv6_comes_and_goes_with_its_guard() {
+    isolated(|| {
+        let (mut route, v4, both) = (route(), spec(5), spec_v6(5));
+        route.create_link(&v4).unwrap();
+        let index = route.index(&v4.name).unwrap();
+        let has_guard_of = |route: &mut Route, spec: &LinkSpec| {
+            let hooked = route.hooked(index).unwrap();
+            route.has_guard_of(hooked, Slot::new(5), &spec.addresses).unwrap()
+        };
+        assert!(has_guard_of(&mut route, &v4) && !has_guard_of(&mut route, &both));
+        for _ in 0..2 {
+            route.configure_link(&both).unwrap();
+            assert_eq!(differences(&mut route, &both), [""; 0]);
+            assert!(has_guard_of(&mut route, &both) && !has_guard_of(&mut route, &v4));
+        }
+        let state = route.link(&v4.name).unwrap().unwrap();
+        for address in v4.stray_addresses(&state) {
+            route.remove_address(&v4.name, address).unwrap();
+        }
+        route.configure_link(&v4).unwrap();
+        assert_eq!(differences(&mut route, &v4), [""; 0]);
+        assert!(has_guard_of(&mut route, &v4));
+    });
+}
+
+#[test]
+fn a_refused_address_leaves_nothing_of_a_new_link() {
+    isolated(|| {
+        let (before, spec) = (ip("-j link"), LinkSpec { link_local: None, ..spec_v6(1) });
+        let refused = route().create_link(&spec).unwrap_err();
+        let KernelError::CreateLink { step, source, .. } = &refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(*step, "address", "{refused}");
+        assert!(source.words.contains("IPv6 is disabled on this device"), "{refused}");
+        assert_eq!(ip("-j link"), before);
     });
 }
 

@@ -22,7 +22,11 @@ const NEW_NETCONF: u16 = 80;
 const NETCONF_INDEX: u16 = 1;
 const NETCONF_FORWARDING: u16 = 2;
 const NETCONF_RP_FILTER: u16 = 3;
+const NETCONF_FORCE_FORWARDING: u16 = 9;
+/// The index that stands for all interfaces (`NETCONFA_IFINDEX_ALL`, -1).
+const NETCONF_ALL: u32 = u32::MAX;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// The lowest MTU with which an interface takes part in IPv6 (`IPV6_MIN_MTU`).
 const LEAST_OF_IPV6: u32 = 1280;
@@ -58,6 +62,7 @@ pub(super) struct Mirror {
 struct Notified {
     forwarding: Option<bool>,
     rp_filter: Option<bool>,
+    forwarding_v6: Option<bool>,
 }
 
 impl Mirror {
@@ -115,12 +120,16 @@ impl Mirror {
         for (index, message) in std::mem::take(&mut self.unread) {
             self.read(index, &message, false);
         }
-        for (index, Notified { forwarding, rp_filter }) in std::mem::take(&mut self.settings) {
+        for (index, notified) in std::mem::take(&mut self.settings) {
+            let Notified { forwarding, rp_filter, forwarding_v6 } = notified;
             let Some(state) = self.links.get_mut(&index) else { continue };
-            let before = (state.forwarding, state.rp_filter);
+            let before = (state.forwarding, state.rp_filter, state.forwarding_v6);
             state.forwarding = forwarding.unwrap_or(state.forwarding);
             state.rp_filter = rp_filter.unwrap_or(state.rp_filter);
-            if before != (state.forwarding, state.rp_filter) {
+            // It means nothing while IPv6 is off.
+            let forwarding_v6 = forwarding_v6.filter(|_| state.ipv6);
+            state.forwarding_v6 = forwarding_v6.unwrap_or(state.forwarding_v6);
+            if before != (state.forwarding, state.rp_filter, state.forwarding_v6) {
                 self.changed.extend(Slot::of_interface(state.name.as_str()));
             }
         }
@@ -128,13 +137,23 @@ impl Mirror {
 
     /// Processes a change of one setting. A write of `net.ipv4.ip_forward` causes one for every interface.
     fn hear_setting(&mut self, message: Message<'_>) {
-        let Some((index, Notified { forwarding, rp_filter })) = setting(message) else { return };
+        let Some((index, notified)) = setting(message) else { return };
+        let Notified { forwarding, rp_filter, forwarding_v6 } = notified;
+        if message.body().first() == Some(&AF_INET6) && forwarding_v6.is_none() {
+            // Whoever writes 0 to that of all interfaces turns off `force_forwarding` of each, without another notification.
+            if index == NETCONF_ALL {
+                self.switched = true;
+                self.unknown.extend(self.names.iter().map(|(name, index)| (name.clone(), *index)));
+            }
+            return;
+        }
         if self.links.contains_key(&index) || self.unread.contains_key(&index) {
             let known = self.settings.entry(index).or_default();
             known.forwarding = forwarding.or(known.forwarding);
             known.rp_filter = rp_filter.or(known.rp_filter);
+            known.forwarding_v6 = forwarding_v6.or(known.forwarding_v6);
         } else {
-            self.switched |= forwarding.is_some();
+            self.switched |= forwarding.or(forwarding_v6).is_some();
         }
     }
 
@@ -294,6 +313,8 @@ impl Mirror {
             (state.accept_redirects, state.send_redirects) =
                 (wanted.accept_redirects, wanted.send_redirects);
             (state.rp_filter, state.arp_ignore) = (wanted.rp_filter, wanted.arp_ignore);
+            (state.learns_routes, state.forwarding_v6) =
+                (wanted.learns_routes, wanted.forwarding_v6);
         }
     }
 
@@ -341,10 +362,15 @@ fn setting(message: Message<'_>) -> Option<(u32, Notified)> {
     const HEADER: usize = 4;
     let value = |wanted| read_u32(message.attribute(HEADER, wanted)?, 0);
     let on = |wanted| value(wanted).map(|value| value != 0);
-    let found = Notified { forwarding: on(NETCONF_FORWARDING), rp_filter: on(NETCONF_RP_FILTER) };
-    let of_ipv4 = message.body().first() == Some(&AF_INET);
-    let one = found.forwarding.is_some() != found.rp_filter.is_some();
-    Some((value(NETCONF_INDEX)?, found)).filter(|_| of_ipv4 && one)
+    let found = Notified {
+        forwarding: on(NETCONF_FORWARDING),
+        rp_filter: on(NETCONF_RP_FILTER),
+        forwarding_v6: on(NETCONF_FORCE_FORWARDING),
+    };
+    let Notified { forwarding, rp_filter, forwarding_v6 } = &found;
+    let set = [forwarding, rp_filter, forwarding_v6].into_iter().flatten().count();
+    let known = matches!(message.body().first(), Some(&(AF_INET | AF_INET6)));
+    Some((value(NETCONF_INDEX)?, found)).filter(|_| known && set == 1)
 }
 
 /// `ifi_family`.

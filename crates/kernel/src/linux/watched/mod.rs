@@ -48,9 +48,9 @@ use riklet_core::{
     routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute, our_tables, sources},
 };
 
-/// `RTNLGRP_*` of `<linux/rtnetlink.h>`: `LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`, `IPV4_NETCONF` and
-/// `NEXTHOP`.
-const ROUTE_GROUPS: [u32; 7] = [1, 3, 5, 7, 8, 24, 32];
+/// `RTNLGRP_*` of `<linux/rtnetlink.h>`: `LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`, `IPV4_NETCONF`,
+/// `NEXTHOP`, `IPV6_IFADDR`, `IPV6_RULE` and `IPV6_NETCONF`.
+const ROUTE_GROUPS: [u32; 10] = [1, 3, 5, 7, 8, 24, 32, 9, 19, 25];
 /// `NFNLGRP_NFTABLES`.
 const NFTABLES_GROUPS: [u32; 1] = [7];
 /// The number of interfaces that one refresh asks for again, which takes about 20 ms.

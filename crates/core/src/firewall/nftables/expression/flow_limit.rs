@@ -1,10 +1,13 @@
 //! Expressions that limit the flows of each guest.
 
 use netlink_packet_core::DefaultNla;
-use netlink_packet_netfilter::nftables::{Expressions, Register};
+use netlink_packet_netfilter::nftables::{Expressions, MetaKey, Register};
 
-use super::{Expression, conntrack_bits, emitted, equals, other, source_key};
-use crate::firewall::nftables::attribute::{EXPRESSION_DATA, EXPRESSION_NAME};
+use super::{Expression, conntrack_bits, emitted, equals, meta, other, source_key};
+use crate::{
+    firewall::nftables::attribute::{EXPRESSION_DATA, EXPRESSION_NAME},
+    model::Family,
+};
 
 /// `IPS_CONFIRMED` of `<linux/netfilter/nf_conntrack_common.h>`: the flow is in the table.
 const CONFIRMED: u32 = 1 << 3;
@@ -18,11 +21,25 @@ pub(in super::super) fn begins_flow() -> Vec<Expression> {
 /// `NFT_DYNSET_OP_UPDATE`.
 pub(super) const UPDATE: u32 = 1;
 
-/// `update @set { ip saddr limit rate over <rate>/second burst <burst> packets }`
-pub(in super::super) fn begins_more_than(rate: u32, burst: u32, set: &str) -> Vec<Expression> {
+/// `update @set { ip saddr limit rate over <rate>/second burst <burst> packets }`; for IPv6 with `ip6 saddr`
+pub(in super::super) fn begins_more_than(
+    family: Family,
+    rate: u32,
+    burst: u32,
+    set: &str,
+) -> Vec<Expression> {
+    more_than(source_key(family), rate, burst, set)
+}
+
+/// `update @set { iifname limit rate over <rate>/second burst <burst> packets }`
+pub(in super::super) fn discovers_more_than(rate: u32, burst: u32, set: &str) -> Vec<Expression> {
+    more_than(vec![meta(MetaKey::Iifname, Register::Reg1)], rate, burst, set)
+}
+
+fn more_than(key: Vec<Expression>, rate: u32, burst: u32, set: &str) -> Vec<Expression> {
     /// `NFT_LIMIT_F_INV`.
     const OVER: u32 = 1;
-    for_source(UPDATE, set, "limit", limit(rate, burst, OVER))
+    [key, vec![dynset(UPDATE, set, "limit", limit(rate, burst, OVER))]].concat()
 }
 
 /// Returns the attributes of a limit in packets, with these flags.
@@ -35,25 +52,30 @@ pub(super) fn limit(rate: u32, burst: u32, flags: u32) -> [(u16, Vec<u8>); 5] {
     [(1, long(rate)), (2, long(1)), (3, short(burst)), (4, short(PACKETS)), (5, short(flags))]
 }
 
-/// `add @set { ip saddr ct count over <limit> }`. The kernel removes an element whose flows have ended (`nft_connlimit_gc`
+/// `add @set { ip saddr ct count over <limit> }`; for IPv6 with `ip6 saddr`. The kernel removes an element whose flows have ended (`nft_connlimit_gc`
 /// of `net/netfilter/nft_connlimit.c`).
-pub(in super::super) fn has_begun_more_than(limit: u32, set: &str) -> Vec<Expression> {
+pub(in super::super) fn has_begun_more_than(
+    family: Family,
+    limit: u32,
+    set: &str,
+) -> Vec<Expression> {
     /// `NFT_DYNSET_OP_ADD` and `NFT_CONNLIMIT_F_INV`.
     const ADD: u32 = 0;
     const OVER: u32 = 1;
     // NFTA_CONNLIMIT_COUNT, _FLAGS
     let count = [(1, limit), (2, OVER)].map(|(kind, value)| (kind, value.to_be_bytes().to_vec()));
-    for_source(ADD, set, "connlimit", count)
+    for_source(family, ADD, set, "connlimit", count)
 }
 
-/// `<operation> @set { ip saddr <expression> }`
+/// `<operation> @set { ip saddr <expression> }`; for IPv6 with `ip6 saddr`
 fn for_source<const N: usize>(
+    family: Family,
     operation: u32,
     set: &str,
     expression: &str,
     attributes: [(u16, Vec<u8>); N],
 ) -> Vec<Expression> {
-    [source_key(), vec![dynset(operation, set, expression, attributes)]].concat()
+    [source_key(family), vec![dynset(operation, set, expression, attributes)]].concat()
 }
 
 /// `<operation> @set { <key> <expression> }`. The expression's attributes are in the order in which the kernel lists them.
