@@ -1,5 +1,7 @@
 //! The reach of one guest: what it may send packets to, as blocks of destinations that do not overlap.
 
+mod idle;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
@@ -12,6 +14,8 @@ use crate::{
     firewall::{Entry, MAIL, NAME_SERVERS, SPECIAL_RANGES},
     model::{Destination, Egress, EgressPolicy, Place, PortRange, Protocol},
 };
+
+pub use idle::{Idle, IdleReason, idle};
 
 /// The place of each range in a [`Block`].
 const ADDRESSES: usize = 0;

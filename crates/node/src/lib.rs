@@ -123,7 +123,7 @@ pub use node::Node;
 pub use operations::NodeOperations;
 pub use overlap::overlapping_route;
 pub use rebuild::{RebuildOptions, Rebuilt};
-pub use report::{Drift, InUse, Report, Warning};
+pub use report::{Drift, IdleEntry, InUse, Report, Warning};
 pub use request::{Request, UpOptions};
 pub use riklet_core::{
     ErrorKind, definition, firewall, link, model, model::Selector, plan, workload,

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    NodeError, Request, Selector, Shadow, UpOptions, Warning, host::Host, known::KnownRules,
-    overlap, session::Context, shadow,
+    IdleEntry, NodeError, Request, Selector, Shadow, UpOptions, Warning, host::Host,
+    known::KnownRules, overlap, session::Context, shadow,
 };
 use crate::store::{Phase, Record, Records, Store, StoreError, Tx, Unreadable};
 use riklet_core::{
@@ -121,7 +121,9 @@ impl<K: Kernel> Context<'_, K> {
         }
         let absent = shadow::absent(self.kernel, &opened)?;
         let warnings = shadows.into_iter().filter(Shadow::is_effective).map(Warning::Shadows);
-        let warnings = warnings.chain(absent.into_iter().map(Warning::AbsentAddress)).collect();
+        let warnings = warnings.chain(absent.into_iter().map(Warning::AbsentAddress));
+        let idle = workloads.iter().flat_map(IdleEntry::of).map(Warning::Idle);
+        let warnings = warnings.chain(idle).collect();
         Ok(Recorded { records, changes, warnings, ..Recorded::default() })
     }
 

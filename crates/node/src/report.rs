@@ -3,8 +3,9 @@ use std::fmt;
 use super::{AbsentAddress, Failure, Instance, Shadow, Ticket};
 use crate::store::Phase;
 use riklet_core::{
-    model::{InstanceName, InterfaceName},
+    model::{InstanceName, InterfaceName, Workload},
     plan::{CutOff, Plan, Step},
+    reach::{self, Idle},
 };
 
 /// Something that succeeded, but possibly not as expected.
@@ -17,6 +18,8 @@ pub enum Warning {
     AbsentAddress(AbsentAddress),
     /// A foreign chain drops the packets of functions, and we cannot change it.
     CutOff(CutOff),
+    /// An entry of an instance's policy changes nothing.
+    Idle(IdleEntry),
     /// The TAP of an instance that was taken down was open in a process: its guest has lost the network.
     InUse(InUse),
 }
@@ -27,8 +30,34 @@ impl fmt::Display for Warning {
             Self::Shadows(shadow) => shadow.fmt(f),
             Self::AbsentAddress(absent) => absent.fmt(f),
             Self::CutOff(cut_off) => cut_off.fmt(f),
+            Self::Idle(idle) => idle.fmt(f),
             Self::InUse(in_use) => in_use.fmt(f),
         }
+    }
+}
+
+/// An entry of an instance's policy that changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct IdleEntry {
+    /// The instance.
+    pub name: InstanceName,
+    /// The entry, and why.
+    pub idle: Idle,
+}
+
+impl IdleEntry {
+    /// Returns those of a workload.
+    pub(crate) fn of(workload: &Workload) -> impl Iterator<Item = Self> {
+        let name = workload.name();
+        let idle = workload.egress().map(reach::idle).unwrap_or_default();
+        idle.into_iter().map(move |idle| Self { name: name.clone(), idle })
+    }
+}
+
+impl fmt::Display for IdleEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.idle)
     }
 }
 

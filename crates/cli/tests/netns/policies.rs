@@ -337,3 +337,29 @@ on_every_firewall!(the_daemon_heals_a_lost_policy, |world| {
     assert_none(&function, &every(&[Tcp, Udp], INTERNET));
     world.riklet(&["check"], "").success();
 });
+
+#[test]
+fn an_entry_that_changes_nothing_is_warned_of() {
+    let world = &World::new(Firewall::Nftables);
+    let egress = json!({
+        "default": "none", "allow": ["10.9.5.1:7000/tcp", "10.9.6.1"], "deny": ["10.9.5.0/24", "host:22"],
+    });
+    let definition = with_egress("f", &egress).to_string();
+    let warnings = [
+        "f: network.egress.allow: 10.9.5.1:7000/tcp allows nothing: deny has all of it",
+        "f: network.egress.deny: host:22 changes nothing: the default is none",
+    ];
+    for command in ["plan", "up"] {
+        let output = world.riklet(&[command, "-"], &definition);
+        assert_eq!(output.code, Some(0), "{output}");
+        for warning in warnings {
+            assert!(output.stderr.contains(warning), "{command}: {output}");
+        }
+        assert_eq!(output.stderr.matches("network.egress").count(), 2, "{output}");
+    }
+    let daemon = world.daemon(&[]);
+    let changed = with_egress("f", &json!({ "allow": ["9.9.9.9", "9.9.9.9"] })).to_string();
+    world.riklet(&["up", "-"], &changed).success();
+    let event = "network.egress.allow: 9.9.9.9 is there twice";
+    wait_for("an event", PATIENCE, || daemon.events().contains(event).then_some(()));
+}

@@ -436,6 +436,7 @@ impl Events {
         let name = match warning {
             Warning::Shadows(shadow) => &shadow.name,
             Warning::AbsentAddress(absent) => &absent.name,
+            Warning::Idle(idle) => &idle.name,
             _ => return,
         };
         let text = warning.to_string();
