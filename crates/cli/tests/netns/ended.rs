@@ -78,8 +78,6 @@ on_every_firewall!(what_began_in_a_gap_ends_with_the_repair, |world| {
     let led = Connection::new(&first.guest.namespace, (INTERNET_FAR, 7002), &world.internet, led);
     let host =
         Connection::new(&first.guest.namespace, (NODE_LAN, 7003), &world.node, (NODE_LAN, 7003));
-    let direct = (first.address(), 7004);
-    let direct = Connection::new(&world.internet, direct, &first.guest.namespace, direct);
     let of_host = (first.address(), 7005);
     let of_host = Connection::new(&world.node, of_host, &first.guest.namespace, of_host);
     let allowed = to_internet(world, &first, (INTERNET, 7006));
@@ -88,7 +86,6 @@ on_every_firewall!(what_began_in_a_gap_ends_with_the_repair, |world| {
     for (what, connection) in [("private", &private), ("led", &led), ("the host", &host)] {
         assert_ended(world, what, connection);
     }
-    assert_unheard("direct", &direct);
     for connection in [&held, &published, &to_other, &of_host, &allowed] {
         connection.assert_alive();
     }
