@@ -23,12 +23,18 @@ pub(crate) fn comparable(state: SystemState) -> SystemState {
                 sorted_by_chain(with_table, 2)
             }
             _ => {
-                let mut lines: Vec<String> = lines.collect();
+                let mut lines: Vec<String> = lines.filter(|line| !comes_late(line)).collect();
                 lines.sort();
                 lines
             }
         }
     })
+}
+
+/// Reports whether a line of `ip -j` is the route to a link-local address of the host itself, which the kernel adds a while after
+/// the address (`addrconf_dad_work`). The addresses are compared.
+fn comes_late(line: &str) -> bool {
+    line.contains("\"dst\":\"link-local\"") && line.contains("\"table\":\"local\"")
 }
 
 /// Removes from a line of `ip -j` that there is no carrier, which the kernel takes a while to notice.
