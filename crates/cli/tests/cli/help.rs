@@ -236,10 +236,12 @@ fn every_command_has_help_with_one_example() {
 
     Options:
       -f, --follow         Keep printing new events as they come
+          --refused        Print what functions tried to reach and were refused, instead of the other
+                           events
           --since <TOKEN>  Print only the events after the one with this token (`--output json` shows
                            tokens)
       -h, --help           Print help
-      riklet-sdn events -f
+      riklet-sdn events -f --refused
 
     Show the functions with their traffic, and any drift
 
