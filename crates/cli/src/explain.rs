@@ -1,9 +1,12 @@
 use std::{
-    net::{IpAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, ToSocketAddrs},
     process::ExitCode,
 };
 
-use riklet_core::{explain::Origin, model::Protocol};
+use riklet_core::{
+    explain::Origin,
+    model::{PortRange, PortRangeError, Protocol},
+};
 use riklet_kernel::Kernel;
 use riklet_sdn::{
     Node,
@@ -31,8 +34,9 @@ pub(crate) fn run<K: Kernel>(
 /// Parses `FROM DESTINATION` or `FROM to DESTINATION`.
 fn question(words: &[String]) -> Result<Question, String> {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
-    let ([from, to] | [from, "to", to]) = *words else {
-        return Err("write FROM to DESTINATION, as in hello to 192.0.2.7:443".to_owned());
+    let (from, to) = match *words {
+        [from, to] | [from, "to", to] if to != "to" => (from, to),
+        _ => return Err("write FROM to DESTINATION, as in hello to 192.0.2.7:443".to_owned()),
     };
     let (rest, protocol) = to.rsplit_once('/').map_or((to, None), |(a, b)| (a, Some(b)));
     let protocol = match protocol {
@@ -42,10 +46,17 @@ fn question(words: &[String]) -> Result<Question, String> {
     };
     let no_port = || format!("{to:?} has no port: write one after it, as in {rest}:443");
     let (place, port) = rest.rsplit_once(':').ok_or_else(no_port)?;
-    let port: u16 = port.parse().map_err(|_error| no_port())?;
+    let ports: PortRange = port.parse().map_err(|error: PortRangeError| error.to_string())?;
+    if !ports.is_single() {
+        return Err(format!("{ports} are several ports: ask for one"));
+    }
+    let port = ports.first();
     let from = match from {
         NODE => Peer::Node,
         _ => match address(from)? {
+            Some(Peer::Address(address)) if !may_send(address) => {
+                return Err(format!("nobody sends packets from {address}"));
+            }
             Some(address) => address,
             None => function(from.strip_prefix(FUNCTION).unwrap_or(from))?,
         },
@@ -73,13 +84,20 @@ fn address(text: &str) -> Result<Option<Peer>, String> {
     }
 }
 
+/// Reports whether a packet may have this source (RFC 1122, section 3.2.1.3).
+const fn may_send(address: Ipv4Addr) -> bool {
+    address.octets()[0] != 0 && address.octets()[0] < 224
+}
+
 fn function(name: &str) -> Result<Peer, String> {
     name.parse().map(Peer::Function).map_err(|error| format!("{error}"))
 }
 
 /// Returns the first IPv4 address of a name, as the node resolves it.
 fn resolved(name: &str, port: u16) -> Result<Peer, String> {
-    let failed = |error| format!("the node does not resolve {name:?}: {error}");
+    let failed = |error| {
+        format!("the node does not resolve {name:?} ({error}); a function is {FUNCTION}NAME")
+    };
     let addresses = (name, port).to_socket_addrs().map_err(failed)?;
     let first = addresses.map(|address| address.ip()).find_map(|address| match address {
         IpAddr::V4(address) => Some(Peer::Address(address)),
@@ -114,6 +132,13 @@ fn text(explained: &Explained) -> String {
     for obstacle in obstacles {
         lines.extend([format!("  {}", obstacle.what), format!("  hint: {}", obstacle.hint)]);
     }
+    if !explained.not_followed.is_empty() {
+        let chains: Vec<_> = explained.not_followed.iter().map(String::as_str).collect();
+        lines.push(format!(
+            "Not followed: the rules of others in {}. They may drop or translate the packet, or its answer.",
+            chains.join(", ")
+        ));
+    }
     lines.join("\n") + "\n"
 }
 
@@ -132,6 +157,7 @@ fn document(explained: &Explained) -> Value {
             .collect::<Value>(),
         "end": explanation.end.to_string(),
         "arrives": explained.arrives(),
+        "notFollowed": explained.not_followed,
         "hint": explanation.hint,
         "obstacles": obstacles
             .iter()
@@ -179,8 +205,12 @@ mod tests {
             ),
             (
                 "hello to 10.9.0.1:http",
-                "\"10.9.0.1:http\" has no port: write one after it, as in 10.9.0.1:http:443",
+                "\"http\" is neither a port such as 8080 nor a range such as 8000-8010",
             ),
+            ("hello to 10.9.0.1:0", "port 0 is out of range; ports are 1 to 65535"),
+            ("hello to 10.9.0.1:80-81", "80-81 are several ports: ask for one"),
+            ("hello to", "write FROM to DESTINATION, as in hello to 192.0.2.7:443"),
+            ("224.0.0.1 to 10.9.0.1:80", "nobody sends packets from 224.0.0.1"),
             ("hello to 10.9.0.1:80/icmp", "unknown protocol \"icmp\"; tcp, udp and sctp are known"),
             ("10.9.0.2 to host:80", "name the address of the node that is asked, instead of host"),
             (

@@ -52,8 +52,11 @@ pub struct Explained {
     pub sender: Option<InstanceName>,
     /// Its way, by the rules as they should be.
     pub explanation: Explanation,
-    /// What stops it nevertheless.
+    /// What the rules do not say: what stops it nevertheless, or that the rules that refuse it are missing.
     pub obstacles: Vec<Obstacle>,
+    /// Chains of others whose rules were not followed, as `ip filter OUTPUT`: these may drop or translate the packet, or its
+    /// answer. Empty if the packet does not arrive anyway.
+    pub not_followed: BTreeSet<String>,
 }
 
 /// A state of the node that stops a packet which the rules let pass.
@@ -108,13 +111,25 @@ impl<K: Kernel> Operations<'_, K> {
             route: context.kernel.route_to(packet.to)?,
         };
         let explanation = explain::explain(packet, &facts);
-        let obstacles = if explanation.end.arrives() {
-            obstacles(&host, context, packet, &parties, &explanation.end)?
+        let obstacles = match &explanation.end {
+            end if end.arrives() => obstacles(&host, context, packet, &parties, end)?,
+            End::Refused | End::Dropped => {
+                let parties = [&parties.sender, &parties.receiver].into_iter().flatten();
+                let mut found = Vec::new();
+                for record in parties {
+                    found.extend(missing_rules(&host, context, record)?);
+                }
+                found
+            }
+            _ => vec![],
+        };
+        let not_followed = if explanation.end.arrives() && obstacles.is_empty() {
+            context.kernel.deciding_chains()?
         } else {
-            vec![]
+            BTreeSet::new()
         };
         let sender = parties.sender.map(|record| record.workload.name().clone());
-        Ok(Explained { packet, sender, explanation, obstacles })
+        Ok(Explained { packet, sender, explanation, obstacles, not_followed })
     }
 }
 
@@ -308,14 +323,21 @@ fn standing<K: Kernel>(
             hint: repair(),
         }),
     }
-    if let Some(base_ruleset) = &host.base_ruleset {
-        let entries = fragment(host, record)?.entries.into_iter().collect();
-        if !context.kernel.probe_firewall(host.backend, base_ruleset, &entries)? {
-            found.push(Obstacle {
-                what: format!("rules that {name} needs are missing in the firewall"),
-                hint: "`riklet-sdn repair` restores them".to_owned(),
-            });
-        }
-    }
+    found.extend(missing_rules(host, context, record)?);
     Ok(found)
+}
+
+/// Returns an obstacle if rules of a function are missing.
+fn missing_rules<K: Kernel>(
+    host: &Host,
+    context: &mut Context<'_, K>,
+    record: &Record,
+) -> Result<Option<Obstacle>, NodeError> {
+    let Some(base_ruleset) = &host.base_ruleset else { return Ok(None) };
+    let entries = fragment(host, record)?.entries.into_iter().collect();
+    let stand = context.kernel.probe_firewall(host.backend, base_ruleset, &entries)?;
+    Ok((!stand).then(|| Obstacle {
+        what: format!("rules that {} needs are missing in the firewall", record.workload.name()),
+        hint: "`riklet-sdn repair` restores them".to_owned(),
+    }))
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use crate::{
+    attacks::flush,
     egress::assert_way,
     world::{
         CLIENT, Firewall, INTERNET, NODE_LAN, NODE_UPLINK, Namespace, World,
@@ -224,3 +225,41 @@ fn its_hint_helps() {
     world.riklet(&["up", "-"], &definition.to_string()).success();
     assert_way(&caller, &[to]);
 }
+
+on_every_firewall!(it_names_the_chains_that_it_does_not_follow, |world| {
+    let [_open] = world.start([(open(), &[(Tcp, TARGET)])]);
+    let to_itself = (Tcp, (NODE_LAN, PUBLISHED));
+    let not_followed = || {
+        let (arrives, text) = said(world, "host", to_itself);
+        assert!(arrives, "{text}");
+        text.lines().find_map(|line| line.strip_prefix("Not followed: ")).unwrap_or("").to_owned()
+    };
+    assert_eq!(not_followed(), "", "nobody else has rules");
+    world.node.tool(&[
+        "nft",
+        "add table ip others; add chain ip others out { type filter hook output priority 0; policy drop; }; \
+         add chain ip others empty { type filter hook input priority 0; }",
+    ]);
+    let said_of = not_followed();
+    assert!(said_of.contains("ip others out") && !said_of.contains("empty"), "{said_of}");
+    world.node.tool(&["nft", "delete", "table", "ip", "others"]);
+    let program = world.firewall.xtables();
+    let rule = ["iptables", "-A", "OUTPUT", "-p", "tcp", "--dport", "25", "-j", "DROP"];
+    world.program(program, &rule, "").success();
+    let chain = match world.firewall {
+        Firewall::IptablesLegacy => "iptables-legacy filter OUTPUT",
+        Firewall::Nftables | Firewall::IptablesNft => "ip filter OUTPUT",
+    };
+    assert!(not_followed().contains(chain), "{}", not_followed());
+});
+
+on_every_firewall!(it_tells_that_what_refuses_a_packet_is_missing, |world| {
+    let [caller] = world.start([(function("f", &[]), &[])]);
+    let _server = Tcp.serve(&world.node, NODE_LAN, 7000);
+    let to = (Tcp, (NODE_LAN, 7000));
+    assert_said(world, &[("f", &caller.guest.namespace, to)]);
+    flush(world);
+    let (arrives, text) = said(world, "f", to);
+    assert!(!arrives && text.contains("By the rules it is refused, but:"), "{text}");
+    assert!(text.contains("rules that f needs are missing in the firewall"), "{text}");
+});

@@ -249,6 +249,11 @@ impl ForeignChains for FakeKernel {
         Ok(vec![])
     }
 
+    fn deciding_chains(&mut self) -> Result<BTreeSet<String>, KernelError> {
+        self.list();
+        Ok(BTreeSet::new())
+    }
+
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
         let mut system = self.system();
         system.searches += 1;

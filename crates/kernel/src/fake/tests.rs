@@ -90,7 +90,7 @@ const EFFECTS: [(&str, Call); 22] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 43] = [
+const OBSERVATIONS: [(&str, Call); 44] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("twins", |kernel| kernel.twins().map(drop)),
@@ -106,6 +106,7 @@ const OBSERVATIONS: [(&str, Call); 43] = [
         kernel.foreign_chains(Backend::Nftables, &BTreeSet::new()).map(drop)
     }),
     ("owned_foreign_chains", |kernel| kernel.owned_foreign_chains(&BTreeSet::new()).map(drop)),
+    ("deciding_chains", |kernel| kernel.deciding_chains().map(drop)),
     ("drops_around", |kernel| kernel.drops_around(&BTreeSet::new()).map(drop)),
     ("translations", |kernel| kernel.translations(&BTreeSet::new()).map(drop)),
     ("translated_ports", |kernel| kernel.translated_ports().map(drop)),

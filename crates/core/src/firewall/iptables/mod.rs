@@ -46,7 +46,8 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 5] = [Self::Filter, Self::Mangle, Self::Raw, Self::Nat, Self::Security];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Filter, Self::Mangle, Self::Raw, Self::Nat, Self::Security];
     /// The tables of our ruleset.
     pub const OURS: [Self; 3] = [Self::Mangle, Self::Raw, Self::Nat];
     /// The tables with a chain FORWARD, which may drop our packets.
@@ -296,6 +297,22 @@ pub fn drops_around(
         passage::drops(&foreign_rule::of_table(saved, *table), chain, uplinks)
     });
     dropping.map(|(table, chain)| format!("{} {table} {chain}", names::iptables::LEGACY)).collect()
+}
+
+/// Returns the built-in chains of these tables that may decide about packets: they drop by their policy, or have rules of others.
+#[must_use]
+pub fn deciding_chains(saved: &Saved, tables: &[Table]) -> Vec<String> {
+    let decides = |table: Table, chain: &str, policy: &str| {
+        let has_rules = || saved.others(table).any(|rule| rule.chain == chain);
+        policy == "DROP" || (policy != saved::NO_POLICY && has_rules())
+    };
+    let chains = tables.iter().flat_map(|table| {
+        let chains = saved.policies(*table);
+        chains
+            .filter(|(chain, policy)| decides(*table, chain, policy))
+            .map(|(chain, _)| (*table, chain))
+    });
+    chains.map(|(table, chain)| format!("{} {table} {chain}", names::iptables::LEGACY)).collect()
 }
 
 /// Reports whether a table has objects of ours.

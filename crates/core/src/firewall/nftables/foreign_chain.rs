@@ -88,6 +88,13 @@ pub fn candidates(
     found.filter(|table| table.bases().next().is_some() || has_passage(table)).collect()
 }
 
+/// Reports whether a base chain of others may decide about packets: it drops by its policy, or has another rule than jumps to
+/// chains of ours. These are its rules.
+#[must_use]
+pub fn decides(chain: &Chain, rules: &[Rule]) -> bool {
+    drops_by_policy(chain) || rules.iter().any(|rule| !is_ours(rule))
+}
+
 /// Keeps the tables of others that have a chain before or after the hook forward.
 #[must_use]
 pub fn candidates_around(tables: Vec<Table>, chains: &[Chain]) -> Vec<ForeignTable> {

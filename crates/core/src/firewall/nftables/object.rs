@@ -465,6 +465,7 @@ impl fmt::Display for TableName {
         let family = match self.family {
             NetfilterProtoFamily::Inet => "inet",
             NetfilterProtoFamily::IPv4 => "ip",
+            NetfilterProtoFamily::NetDev => "netdev",
             _ => "another family's",
         };
         write!(f, "{family} {}", self.name)

@@ -35,6 +35,12 @@ pub(super) fn drops_around(
     Ok(found)
 }
 
+/// Returns the chains of others that may decide about packets.
+pub(super) fn deciding_chains(nftables: &mut Nftables) -> Result<BTreeSet<String>, Refusal> {
+    let found = nftables.connection()?.deciding_chains()?.into_iter();
+    Ok(found.chain(iptables::legacy::deciding_chains()?).collect())
+}
+
 /// Returns the rules of others that drop packets of these exposures for their ports.
 pub(super) fn port_bans(
     nftables: &mut Nftables,

@@ -245,6 +245,11 @@ impl ForeignChains for Linux {
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 
+    fn deciding_chains(&mut self) -> Result<BTreeSet<String>, KernelError> {
+        let found = foreign_chains::deciding_chains(&mut self.nftables);
+        found.map_err(|source| KernelError::ListForeignChains { source })
+    }
+
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
         let found = Translations::read(&mut self.nftables)
             .and_then(|known| known.search_once(&mut self.nftables, wanted));

@@ -132,6 +132,10 @@ impl ForeignChains for Watched {
         self.kernel.owned_foreign_chains(uplinks)
     }
 
+    fn deciding_chains(&mut self) -> Result<BTreeSet<String>, KernelError> {
+        self.kernel.deciding_chains()
+    }
+
     fn drops_around(
         &mut self,
         uplinks: &BTreeSet<InterfaceName>,

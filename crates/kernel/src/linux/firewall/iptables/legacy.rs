@@ -47,6 +47,12 @@ pub(in super::super) fn drops_around(
     Ok(found.unwrap_or_default())
 }
 
+/// Returns the chains that may decide about packets, because of others.
+pub(in super::super) fn deciding_chains() -> Result<Vec<String>, Refusal> {
+    let saved = existing(&Table::ALL)?;
+    Ok(saved.map(|saved| iptables::deciding_chains(&saved, &Table::ALL)).unwrap_or_default())
+}
+
 /// Returns the rules in these tables that drop packets of these exposures for their ports.
 pub(in super::super) fn port_bans(
     tables: &[Table],

@@ -10,7 +10,7 @@ use riklet_core::{
     firewall::{
         Entry, ForeignChain, ForeignChainState, ForeignFamily, PortBan, names,
         nftables::{
-            Rule, Set, Table, TableName, ban,
+            Rule, Set, Table, TableName, ban, base_ruleset,
             foreign_chain::{self, ForeignTable, Missing},
             foreign_set::ForeignSet,
         },
@@ -82,6 +82,25 @@ impl Connection {
             for mut table in foreign_chain::candidates_around(tables, &chains) {
                 self.complete(&mut table)?;
                 found.extend(table.dropping(uplinks));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the base chains of others that may decide about packets of IPv4.
+    pub(in super::super) fn deciding_chains(&mut self) -> Result<Vec<String>, Refusal> {
+        let families =
+            [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet, NetfilterProtoFamily::NetDev];
+        let mut found = Vec::new();
+        for family in families {
+            for chain in self.chains(family)? {
+                if chain.base.is_none() || base_ruleset::is_ours(&chain.table) {
+                    continue;
+                }
+                let rules = self.rules(&chain.table, Some(&chain.name))?;
+                if foreign_chain::decides(&chain, &rules) {
+                    found.push(format!("{} {}", chain.table, chain.name));
+                }
             }
         }
         Ok(found)
