@@ -60,7 +60,7 @@ fn function(args: &DescribedArgs) -> Result<Function, String> {
         .enumerate()
         .flat_map(|(index, one)| exposures.iter().take(index).map(move |earlier| (one, earlier)));
     if let Some((one, earlier)) = pairs.find(|(one, earlier)| one.clashes_with(earlier)) {
-        return Err(format!("{one} clashes with {earlier}"));
+        return Err(format!("--publish: {one} clashes with {earlier}"));
     }
     let name = name.clone().map_or_else(|| NAME.parse(), Ok).map_err(|error| format!("{error}"))?;
     let named = !allow.is_empty() || !deny.is_empty();
@@ -82,7 +82,7 @@ pub(crate) fn exposure(text: &str) -> Result<Exposure, String> {
     let (address, port) = before.rsplit_once(':').map_or((None, before), |(a, b)| (Some(a), b));
     let address = address.map(|text| {
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        bare.parse().map_err(|_error| format!("{text:?} is no address of this host"))
+        bare.parse().map_err(|_error| format!("{text:?} is no IP address"))
     });
     let ports = |text: &str| text.parse::<PortRange>().map_err(|error| error.to_string());
     let (port, target) = (ports(port)?, ports(target)?);
@@ -127,7 +127,7 @@ mod tests {
             ("3000", "it names one port: the host's comes first, as in 8080:3000"),
             ("80:x", "\"x\" is neither a port such as 8080 nor a range such as 8000-8010"),
             ("0:80", "port 0 is out of range; ports are 1 to 65535"),
-            ("eth0:80:80", "\"eth0\" is no address of this host"),
+            ("eth0:80:80", "\"eth0\" is no IP address"),
             ("80:80/icmp", "unknown protocol \"icmp\"; tcp, udp and sctp are known"),
             (
                 "80-81:80",

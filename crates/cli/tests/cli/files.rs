@@ -114,7 +114,7 @@ fn options_that_describe_no_function_are_refused() {
     error: invalid value '3000' for '--publish <PORT:TARGET>': it names one port: the host's comes first, as in 8080:3000
 
     For more information, try '--help'.
-    error: tcp 80-90 -> 80-90 clashes with tcp 80 -> 80
+    error: --publish: tcp 80-90 -> 80-90 clashes with tcp 80 -> 80
     error: invalid value '127.0.0.53:80:80' for '--publish <PORT:TARGET>': hostAddress 127.0.0.53 is not published: of 127.0.0.0/8, only 127.0.0.1 is
 
     For more information, try '--help'.

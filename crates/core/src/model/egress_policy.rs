@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv4Addr, str::FromStr};
 
 use ipnet::Ipv4Net;
 
@@ -135,7 +135,12 @@ impl FromStr for Destination {
 
     fn from_str(text: &str) -> Result<Self, DestinationError> {
         let syntax = || DestinationError::Syntax { text: text.to_owned() };
-        if text.contains('[') || text.matches(':').count() > 1 {
+        let first = text.split(':').next().unwrap_or_default();
+        if first == "function" {
+            return Err(DestinationError::Name { place: text.to_owned() });
+        }
+        let is_ipv4 = first.parse::<Ipv4Addr>().is_ok() || first.parse::<Ipv4Net>().is_ok();
+        if text.contains('[') || (text.matches(':').count() > 1 && !is_ipv4) {
             return Err(DestinationError::Ipv6 { text: text.to_owned() });
         }
         // A protocol is the last word after a slash that is no length of a prefix.
@@ -157,7 +162,7 @@ impl FromStr for Destination {
         if place == "host" {
             return Ok(Self { place: Place::Host, protocol, ports });
         }
-        let single = || place.parse().map(|address: std::net::Ipv4Addr| Ipv4Net::from(address));
+        let single = || place.parse().map(|address: Ipv4Addr| Ipv4Net::from(address));
         let network = place.parse().or_else(|_no_prefix| single()).map_err(|_neither| syntax())?;
         if network.trunc() != network {
             return Err(DestinationError::HostBits { found: network, meant: network.trunc() });
@@ -217,7 +222,9 @@ mod tests {
         }
         let name = "is a name; destinations are IPv4 addresses, networks and \"host\" as yet";
         assert_eq!(refused("*.example.org:443"), format!("\"*.example.org\" {name}"));
-        assert_eq!(refused("function:db"), format!("\"function\" {name}"));
+        assert_eq!(refused("function:db:80"), format!("\"function:db:80\" {name}"));
+        let ports = "\"80:90\" is neither a port such as 8080 nor a range such as 8000-8010";
+        assert_eq!(refused("1.2.3.4:80:90"), ports);
         assert_eq!(refused("::1"), "\"::1\" has an IPv6 address, which is not supported yet");
         assert_eq!(
             refused("10.0.5.1/24"),
