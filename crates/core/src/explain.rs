@@ -336,7 +336,7 @@ impl Way<'_> {
         if !allowed {
             return End::Refused;
         }
-        self.step(SOURCE, "masquerade: from the node's address there");
+        self.step(SOURCE, "from the node's address there: others do not know the guest's");
         End::Leaves { interface }
     }
 
