@@ -1,11 +1,8 @@
 //! The base ruleset: the table, its chains, its sets, and its rules. None of them depends on instances.
 
-use std::{
-    iter,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::{iter, net::Ipv4Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::Ipv4Net;
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{HookNumber, InetHookNumber},
@@ -18,12 +15,13 @@ use super::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, begins_flow, begins_more_than,
         between, by_address, by_port, clamp_segment_size, connection_has_mark, destination,
         destination_is_broadcast, destination_is_elsewhere, destination_is_local,
-        destination_outside, destination_translated, destination_untranslated, discovers_more_than,
-        drop, established, from_guest, from_interface, has_begun_more_than, invalid, jump,
-        mark_connection, mark_packet, masquerade, neighbour_discovery, not_from_guest,
-        not_from_host, not_to_guest, of_family, packet_has_any, set_segment_size, source,
-        source_is_elsewhere, source_outside, to_guest, translate, translate_address,
+        destination_outside, destination_translated, destination_untranslated, drop, established,
+        from_guest, from_interface, has_begun_more_than, invalid, jump, mark_connection,
+        mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest, of_family,
+        packet_has_any, set_segment_size, source, source_is_elsewhere, to_guest, translate,
+        translate_address,
     },
+    ipv6,
     layout::Layout,
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
     refused,
@@ -56,9 +54,6 @@ const DYNAMIC: u32 = 0x20;
 const CONCATENATION: u32 = 0x80;
 /// The groups of hosts, and everything that is reserved, with the broadcast address.
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3);
-/// The same of IPv6, and the addresses of a link (RFC 4291, sections 2.7 and 2.5.6).
-const MULTICAST_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
-const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 /// Types of nft(8) (`enum datatypes` of its datatype.h); a concatenation has six bits for each.
 const ADDRESS: u32 = 7;
 const ADDRESS_V6: u32 = 8;
@@ -74,10 +69,6 @@ const REFILLED: u64 = 60_000;
 const MOST_COUNTS: u32 = 1 << 18;
 /// A time after which the count of an interface that nothing was refused to ends, in milliseconds: the interface may be gone.
 const COUNTED: u64 = 3_600_000;
-/// The messages of neighbour discovery that a guest may send in a second, and at once. Each may have the host remember a
-/// neighbour for a minute, and the host remembers about a thousand (arp(7), `gc_thresh3`). A guest asks for its gateway,
-/// and whether it is still there, a few times a minute (RFC 4861, section 10).
-const DISCOVERED: (u32, u32) = (5, 20);
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
 const VERSION: u64 = 0x20f5_3804_3039_aa52;
@@ -350,7 +341,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(CHAIN, "exposures of every address", &[by_port(), translate(v4, EXPOSURES)]),
         rule(CHAIN, "ranges of every address", &[by_port(), translate_address(v4, RANGES)]),
     ];
-    let of_v6 = base_ruleset.pool.v6().map(|pool| of_ipv6(base_ruleset, pool));
+    let of_v6 = base_ruleset.pool.v6().map(|pool| ipv6::rules(base_ruleset, pool));
     all.extend(of_v6.unwrap_or_default());
     all.extend(arriving(base_ruleset));
     all.extend(limited(base_ruleset));
@@ -427,92 +418,6 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         all.push(rule(FORWARD, text, &parts));
     }
     mark_rules(base_ruleset).chain(all).collect()
-}
-
-/// Returns the rules for IPv6 that stand beside those for IPv4, before them in each chain. `pool` has the guests' addresses.
-///
-/// An address of the link is not published: who asks it cannot be answered from beyond the link.
-fn of_ipv6(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
-    let table = name();
-    let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
-        Rule::new(&table, chain, comment(&format!("IPv6: {text}")), parts)
-    };
-    let (v6, asked) = (Family::V6, base_ruleset.marks.asked());
-    let localhost = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
-    let published = || {
-        let outside = [localhost, LINK_LOCAL].map(destination_outside).concat();
-        [outside, destination_is_local(), jump(CHAIN)].concat()
-    };
-    let by_port = || [of_family(v6), by_port()].concat();
-    let discovery = || [of_family(v6), neighbour_discovery()].concat();
-    let (rate, burst) = DISCOVERED;
-    vec![
-        rule(CHAIN, "exposures of one address", &[by_address(v6), translate(v6, BOUND_V6)]),
-        rule(
-            CHAIN,
-            "ranges of one address",
-            &[by_address(v6), translate_address(v6, BOUND_RANGES_V6)],
-        ),
-        rule(CHAIN, "exposures of every address", &[by_port(), translate(v6, EXPOSURES_V6)]),
-        rule(CHAIN, "ranges of every address", &[by_port(), translate_address(v6, RANGES_V6)]),
-        rule(
-            ANTISPOOF,
-            "guests discover neighbours as often as they may",
-            &[from_guest(), discovery(), discovers_more_than(rate, burst, DISCOVERIES), drop()],
-        ),
-        // By any address of the link. The kernel reads it only if no router passed it on (RFC 4861, section 7.1).
-        rule(ANTISPOOF, "guests discover neighbours", &[from_guest(), discovery(), accept()]),
-        rule(
-            ANTISPOOF,
-            "guests have their own addresses",
-            &[from_guest(), source_outside(pool), jump(REFUSED_SPOOFED)],
-        ),
-        rule(
-            ANTISPOOF,
-            "nobody else has guests' addresses",
-            &[not_from_guest(), not_from_host(), source(pool), drop()],
-        ),
-        rule(
-            ANTISPOOF,
-            "guests do not reach many hosts",
-            &[from_guest(), destination(MULTICAST_V6), jump(REFUSED_MULTICAST)],
-        ),
-        rule(
-            ANTISPOOF,
-            "segments to guests fit the TAP",
-            &[
-                from_guest(),
-                of_family(v6),
-                begins_connection(),
-                set_segment_size(base_ruleset.segment_size(v6)),
-            ],
-        ),
-        rule(
-            TRACK,
-            "from guest to guest by an exposure",
-            &[from_guest(), destination(pool), destination_translated(), mark_packet(asked, asked)],
-        ),
-        rule(
-            TRACK,
-            "from guest to guest by its address",
-            &[
-                from_guest(),
-                destination(pool),
-                destination_untranslated(),
-                destination_is_elsewhere(),
-                jump(REFUSED_GUEST),
-            ],
-        ),
-        rule(PREROUTING, "to the host", &[published()]),
-        rule(OUTPUT, "from the host to itself", &[published()]),
-        rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
-        rule(
-            POSTROUTING,
-            "guests to themselves",
-            &[addresses_in(v6, HAIRPIN_V6), destination_translated(), masquerade()],
-        ),
-        rule(INPUT, "guests discover neighbours", &[from_guest(), discovery(), accept()]),
-    ]
 }
 
 /// Returns the rules for arriving packets: those that are dropped before they are tracked, and those of guests that are

@@ -15,6 +15,7 @@ pub mod foreign_chain;
 mod foreign_rule;
 pub mod foreign_set;
 pub mod foreign_translation;
+mod ipv6;
 mod layout;
 mod object;
 mod other_ports;
