@@ -46,7 +46,7 @@ pub struct RefusedDocument {
 /// A sort of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Topic {
-    /// What the daemon did, or another process on the same records.
+    /// Changes that the daemon made, or another process on the same records.
     #[default]
     Changes,
     /// Refused packets of functions.

@@ -5,7 +5,7 @@ use std::{
 
 use riklet_core::{
     explain::Origin,
-    model::{PortRange, PortRangeError, Protocol},
+    model::{PortRange, PortRangeError},
 };
 use riklet_kernel::Kernel;
 use riklet_sdn::{
@@ -14,7 +14,7 @@ use riklet_sdn::{
 };
 use serde_json::{Value, json};
 
-use super::{args::ExplainArgs, error::CliError, output::Output};
+use super::{args::ExplainArgs, error::CliError, input, output::Output};
 
 /// The word for the node itself, and the prefix of a function's name.
 const NODE: &str = "host";
@@ -38,12 +38,7 @@ fn question(words: &[String]) -> Result<Question, String> {
         [from, to] | [from, "to", to] if to != "to" => (from, to),
         _ => return Err("write FROM to DESTINATION, as in hello to 192.0.2.7:443".to_owned()),
     };
-    let (rest, protocol) = to.rsplit_once('/').map_or((to, None), |(a, b)| (a, Some(b)));
-    let protocol = match protocol {
-        None => Protocol::Tcp,
-        Some(name) => Protocol::from_name(name)
-            .ok_or_else(|| format!("unknown protocol {name:?}; tcp, udp and sctp are known"))?,
-    };
+    let (rest, protocol) = input::split_protocol(to)?;
     let no_port = || format!("{to:?} has no port: write one after it, as in {rest}:443");
     let (place, port) = rest.rsplit_once(':').ok_or_else(no_port)?;
     let ports: PortRange = port.parse().map_err(|error: PortRangeError| error.to_string())?;
@@ -168,6 +163,8 @@ fn document(explained: &Explained) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use riklet_core::model::Protocol;
+
     use super::*;
 
     fn asked(text: &str) -> Result<Question, String> {

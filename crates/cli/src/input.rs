@@ -7,7 +7,7 @@ use std::{
 
 use riklet_core::{
     definition::{self, Source},
-    model::Workload,
+    model::{Protocol, Workload},
 };
 use rustix::{
     fs::{Mode, OFlags},
@@ -49,11 +49,8 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>, CliError> {
     let paths: Result<Vec<_>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
     let mut paths = paths.map_err(failed)?;
     paths.retain(|path| {
-        let text =
-            |part: Option<&OsStr>| part.and_then(OsStr::to_str).unwrap_or_default().to_owned();
-        let (name, extension) = (text(path.file_name()), text(path.extension()));
-        let known = definition::EXTENSIONS.contains(&&*extension);
-        known && !name.starts_with('.') && path.is_file()
+        let name = path.file_name().and_then(OsStr::to_str);
+        name.is_some_and(definition::is_file_name) && path.is_file()
     });
     paths.sort();
     if paths.is_empty() {
@@ -83,6 +80,13 @@ fn text(path: &Path, reader: impl Read) -> Result<String, CliError> {
         let (line, column) = (valid.matches('\n').count() + 1, last.chars().count() + 1);
         CliError::NotText { path: path.to_owned(), line, column }
     })
+}
+
+/// Splits a protocol from the end of a text, as in `8080/udp`; TCP if there is none.
+pub(crate) fn split_protocol(text: &str) -> Result<(&str, Protocol), String> {
+    let Some((rest, name)) = text.rsplit_once('/') else { return Ok((text, Protocol::Tcp)) };
+    let unknown = || format!("unknown protocol {name:?}; tcp, udp and sctp are known");
+    Ok((rest, Protocol::from_name(name).ok_or_else(unknown)?))
 }
 
 /// Refuses an operation that would fail halfway for lack of privilege.

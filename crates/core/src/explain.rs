@@ -35,7 +35,7 @@ pub enum Origin {
     Elsewhere(Ipv4Addr),
 }
 
-/// What records and kernel know about a packet.
+/// Facts about a packet, of the records and of the kernel.
 #[derive(Debug, Clone)]
 pub struct Facts<'a> {
     /// The base ruleset.

@@ -542,7 +542,7 @@ fn refused(guest: IpAddr, entries: &[&Entry], base_ruleset: &BaseRuleset) -> Vec
 }
 
 /// Returns the flows that the rules do not allow, of guests that were there before the rules: other rules stood, or none.
-/// What they allow goes on. Of IPv6, all flows end: their destinations are not told apart.
+/// Flows that they allow go on. Of IPv6, all end: their destinations are not told apart.
 fn begun_in_a_gap(desired: &Desired, observed: &Observed) -> BTreeSet<Flows> {
     let Some(base_ruleset) = &desired.base_ruleset else { return BTreeSet::new() };
     let stayed =

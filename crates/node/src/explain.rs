@@ -52,7 +52,7 @@ pub struct Explained {
     pub sender: Option<InstanceName>,
     /// Its way, by the rules as they should be.
     pub explanation: Explanation,
-    /// What the rules do not say: what stops it nevertheless, or that the rules that refuse it are missing.
+    /// States that the rules do not tell of: those that stop it nevertheless, or that the rules which refuse it are missing.
     pub obstacles: Vec<Obstacle>,
     /// Chains of others whose rules were not followed, as `ip filter OUTPUT`: these may drop or translate the packet, or its
     /// answer. Empty if the packet does not arrive anyway.
@@ -198,17 +198,15 @@ fn parties<K: Kernel>(
     if is_local && let Some(ports) = PortRange::single(port) {
         let holders = store.holders(protocol, Some(to.into()), port)?.into_iter();
         let present = holders.filter_map(|record| context.cache.as_committed(record));
-        let all: Vec<_> = present
-            .flat_map(|record| {
-                let exposures = record.workload.exposures().to_vec();
-                exposures.into_iter().map(move |exposure| (record.clone(), exposure))
-            })
-            .collect();
         // One that names the address comes first in the ruleset.
-        let takes = all
-            .into_iter()
-            .filter(|(_, exposure)| exposure.takes(protocol, Some(to.into()), ports));
-        publisher = takes.max_by_key(|(_, exposure)| exposure.host_address().is_some());
+        let is_bound = |exposure: &Exposure| exposure.host_address().is_some();
+        let taking = present.filter_map(|record| {
+            let exposures = record.workload.exposures().iter().copied();
+            let taking = exposures.filter(|it| it.takes(protocol, Some(to.into()), ports));
+            let first = taking.max_by_key(is_bound)?;
+            Some((record, first))
+        });
+        publisher = taking.max_by_key(|(_, exposure)| is_bound(exposure));
     }
     let receiver = match &publisher {
         Some((record, _)) => Some(record.clone()),

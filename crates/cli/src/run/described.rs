@@ -4,8 +4,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use riklet_core::{
     definition::{self, Source},
     model::{
-        BootArgs, EgressPolicy, Execution, Exposure, Function, Image, Limits, PortRange, Protocol,
-        Vcpus, Vmm, Workload,
+        BootArgs, EgressPolicy, Execution, Exposure, Function, Image, Limits, PortRange, Vcpus,
+        Vmm, Workload,
     },
 };
 
@@ -70,12 +70,7 @@ fn function(args: &DescribedArgs) -> Result<Function, String> {
 
 /// Parses ports of the host and of the guest: `[ADDRESS:]PORT:TARGET[/PROTOCOL]`, where an IPv6 address is in brackets.
 pub(crate) fn exposure(text: &str) -> Result<Exposure, String> {
-    let (rest, protocol) = text.rsplit_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
-    let protocol = match protocol {
-        None => Protocol::Tcp,
-        Some(name) => Protocol::from_name(name)
-            .ok_or_else(|| format!("unknown protocol {name:?}; tcp, udp and sctp are known"))?,
-    };
+    let (rest, protocol) = input::split_protocol(text)?;
     let Some((before, target)) = rest.rsplit_once(':') else {
         return Err(format!("it names one port: the host's comes first, as in {EXPOSURE}"));
     };

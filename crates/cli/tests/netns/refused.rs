@@ -1,4 +1,4 @@
-//! What a guest is refused is told of, and counted.
+//! Refusals of guests are told of, and counted.
 
 use std::{
     net::{Ipv4Addr, UdpSocket},

@@ -43,6 +43,14 @@ pub struct Source {
     pub text: String,
 }
 
+/// Reports whether a file of this name, in a directory of definitions, is one of them: it has one of [`EXTENSIONS`] and is not
+/// hidden.
+#[must_use]
+pub fn is_file_name(name: &str) -> bool {
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+    !name.starts_with('.') && extension.is_some_and(|known| EXTENSIONS.contains(&known))
+}
+
 /// Returns the names of the kinds that errors suggest.
 fn kinds() -> impl Iterator<Item = &'static str> {
     Kind::ALL.iter().filter(|kind| kind.is_documented()).map(|kind| kind.as_str())

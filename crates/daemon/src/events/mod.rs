@@ -122,7 +122,7 @@ impl From<&Event> for riklet_api::Event {
 #[derive(Debug, Clone)]
 pub struct Events {
     all: Stream,
-    /// What guests are refused: so many events that the others would be forgotten beside them.
+    /// Refusals: so many events that the others would be forgotten beside them.
     refused: Stream,
     metrics: Metrics,
 }
@@ -284,25 +284,24 @@ impl Events {
 
     /// Publishes that a packet of a function was refused; `None` if its guest is gone.
     pub(super) fn refused(&self, name: Option<InstanceName>, packet: RefusedPacket) {
-        let (at, kind, encoded) = (wall_clock(), EventKind::Refused, Encoded::default());
-        let (text, refused, instance) = (packet.to_string(), Some(packet), None);
-        self.refused.publish(|token| Event {
-            token,
-            at,
-            kind,
-            name,
-            text,
-            instance,
-            refused,
-            encoded,
-        });
+        let text = packet.to_string();
+        self.publish_refusal(EventKind::Refused, name, text, Some(packet));
     }
 
     /// Publishes that some refused packets were not heard of.
     pub(super) fn refusals_missed(&self) {
-        let (at, kind, encoded) = (wall_clock(), EventKind::Missed(None), Encoded::default());
         let text = "some refused packets were not heard of".to_owned();
-        let (name, instance, refused) = (None, None, None);
+        self.publish_refusal(EventKind::Missed(None), None, text, None);
+    }
+
+    fn publish_refusal(
+        &self,
+        kind: EventKind,
+        name: Option<InstanceName>,
+        text: String,
+        refused: Option<RefusedPacket>,
+    ) {
+        let (at, encoded, instance) = (wall_clock(), Encoded::default(), None);
         self.refused.publish(|token| Event {
             token,
             at,

@@ -16,7 +16,7 @@ use rustix::{
 
 use super::decide::Files;
 use riklet_api::chain;
-use riklet_core::definition::{self, EXTENSIONS, MAX_BYTES, Source};
+use riklet_core::definition::{self, MAX_BYTES, Source};
 use riklet_kernel::timer::{self, is_exhausted};
 
 /// The interval in which a directory that cannot be watched is read.
@@ -137,8 +137,7 @@ impl Directory {
         for entry in entries {
             let path = entry?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            let known = path.extension().and_then(|ending| ending.to_str());
-            if name.starts_with('.') || !known.is_some_and(|ending| EXTENSIONS.contains(&ending)) {
+            if !definition::is_file_name(name) {
                 continue;
             }
             match read(&path) {

@@ -1,7 +1,7 @@
 //! The limits of interfaces by rtnetlink(7): a token bucket (tc-tbf(8)) at the end of each way.
 //!
-//! What a guest is sent waits at its TAP. What it sends is led by a filter after the guard (tc-mirred(8)) to the twin of the
-//! TAP, waits there, and arrives at the host as if it came from the TAP. The filter is in a block that the slot has for itself, and
+//! Packets to a guest wait at its TAP. Those that it sends are led by a filter after the guard (tc-mirred(8)) to the twin of the
+//! TAP, wait there, and arrive at the host as if they came from the TAP. The filter is in a block that the slot has for itself, and
 //! goes with the TAP. While there is no twin, the kernel drops what the filter leads to it.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What guests may not do by IPv6, and nobody may do with them.
+//! Packets of IPv6 that guests may not send, and those that nobody may send them.
 
 use std::{
     io,

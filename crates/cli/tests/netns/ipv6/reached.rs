@@ -1,4 +1,4 @@
-//! What works by IPv6: published ports with the client's address, the Internet, and each guest with its host.
+//! Connections that work by IPv6: to published ports with the client's address, to the Internet, and between each guest and its host.
 
 use std::net::Ipv6Addr;
 

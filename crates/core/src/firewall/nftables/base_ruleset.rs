@@ -2,7 +2,7 @@
 
 use std::{iter, net::Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{HookNumber, InetHookNumber},
@@ -429,7 +429,7 @@ fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     };
     let (pool, asked) = (base_ruleset.pool.v4(), base_ruleset.marks.asked());
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    vec![
+    let mut rules = vec![
         // The routes to a guest lead to its TAP. No packet comes from 127.0.0.0/8 or from an address of the host either:
         // these are local.
         rule(
@@ -480,7 +480,21 @@ fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             "guests go on with their own connections only",
             &[from_guest(), invalid(), jump(REFUSED_INVALID)],
         ),
-        // A routing rule of ours refuses what goes from one guest to another without the mark.
+    ];
+    rules.extend(among_guests(rule, pool.into(), asked));
+    rules
+}
+
+/// Returns the rules for tracked packets from one guest to another, of the family of these addresses. `rule` makes a rule of a
+/// chain, its text and its parts; `asked` is the mark of what is for the host.
+///
+/// A routing rule of ours refuses what goes from one guest to another without the mark.
+pub(super) fn among_guests(
+    rule: impl Fn(&str, &str, &[Vec<Expression>]) -> Rule,
+    pool: IpNet,
+    asked: u32,
+) -> [Rule; 2] {
+    [
         rule(
             TRACK,
             "from guest to guest by an exposure",

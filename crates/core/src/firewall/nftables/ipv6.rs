@@ -8,9 +8,8 @@ use super::{
     base_ruleset,
     expression::{
         Expression, accept, addresses_in, begins_connection, by_address, by_port, destination,
-        destination_is_elsewhere, destination_is_local, destination_outside,
-        destination_translated, destination_untranslated, discovers_more_than, drop, from_guest,
-        jump, mark_packet, masquerade, neighbour_discovery, not_from_guest, not_from_host,
+        destination_is_local, destination_outside, destination_translated, discovers_more_than,
+        drop, from_guest, jump, masquerade, neighbour_discovery, not_from_guest, not_from_host,
         not_to_guest, of_family, set_segment_size, source, source_outside, translate,
         translate_address,
     },
@@ -23,8 +22,7 @@ use crate::{
             CHAIN,
             nftables::{
                 ANTISPOOF, BOUND_RANGES_V6, BOUND_V6, DISCOVERIES, EXPOSURES_V6, HAIRPIN_V6, INPUT,
-                OUTPUT, POSTROUTING, PREROUTING, RANGES_V6, REFUSED_GUEST, REFUSED_MULTICAST,
-                REFUSED_SPOOFED, TRACK,
+                OUTPUT, POSTROUTING, PREROUTING, RANGES_V6, REFUSED_MULTICAST, REFUSED_SPOOFED,
             },
         },
     },
@@ -56,7 +54,7 @@ pub(super) fn rules(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
     let by_port = || [of_family(v6), by_port()].concat();
     let discovery = || [of_family(v6), neighbour_discovery()].concat();
     let (rate, burst) = DISCOVERED;
-    vec![
+    let arriving = [
         rule(CHAIN, "exposures of one address", &[by_address(v6), translate(v6, BOUND_V6)]),
         rule(
             CHAIN,
@@ -97,22 +95,8 @@ pub(super) fn rules(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
                 set_segment_size(base_ruleset.segment_size(v6)),
             ],
         ),
-        rule(
-            TRACK,
-            "from guest to guest by an exposure",
-            &[from_guest(), destination(pool), destination_translated(), mark_packet(asked, asked)],
-        ),
-        rule(
-            TRACK,
-            "from guest to guest by its address",
-            &[
-                from_guest(),
-                destination(pool),
-                destination_untranslated(),
-                destination_is_elsewhere(),
-                jump(REFUSED_GUEST),
-            ],
-        ),
+    ];
+    let translated = [
         rule(PREROUTING, "to the host", &[published()]),
         rule(OUTPUT, "from the host to itself", &[published()]),
         rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
@@ -122,5 +106,7 @@ pub(super) fn rules(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
             &[addresses_in(v6, HAIRPIN_V6), destination_translated(), masquerade()],
         ),
         rule(INPUT, "guests discover neighbours", &[from_guest(), discovery(), accept()]),
-    ]
+    ];
+    let among = base_ruleset::among_guests(rule, pool.into(), asked);
+    arriving.into_iter().chain(among).chain(translated).collect()
 }
