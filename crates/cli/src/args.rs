@@ -173,18 +173,11 @@ pub(crate) enum Command {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct FileArgs {
     /// Files with definitions in JSON or YAML, and directories of such files; `-` is standard input.
-    #[arg(value_name = "FILE", required_unless_present = "more")]
+    #[arg(value_name = "FILE")]
     pub(crate) named: Vec<PathBuf>,
     /// Another file or directory.
     #[arg(long = "file", short = 'f', id = "more", value_name = "FILE")]
     pub(crate) more: Vec<PathBuf>,
-}
-
-impl RunArgs {
-    /// Returns an iterator over the paths, in their order.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        self.named.iter().chain(&self.more)
-    }
 }
 
 impl FileArgs {
@@ -197,6 +190,7 @@ impl FileArgs {
 #[derive(Debug, ClapArgs)]
 #[command(override_usage = "riklet-sdn up [OPTIONS] <FILE>...")]
 #[command(after_help = "Example:\n  riklet-sdn up examples/hello.json")]
+#[command(mut_arg("named", |files| files.required_unless_present("more")))]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) files: FileArgs,
@@ -262,6 +256,7 @@ pub(crate) enum InspectFormat {
 #[derive(Debug, ClapArgs)]
 #[command(override_usage = "riklet-sdn plan [OPTIONS] <FILE>...")]
 #[command(after_help = "Example:\n  riklet-sdn plan examples/hello.json")]
+#[command(mut_arg("named", |files| files.required_unless_present("more")))]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) files: FileArgs,
@@ -281,6 +276,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, ClapArgs)]
 #[command(override_usage = "riklet-sdn validate [OPTIONS] <FILE>...")]
 #[command(after_help = "Example:\n  riklet-sdn validate examples/ports.yaml")]
+#[command(mut_arg("named", |files| files.required_unless_present("more")))]
 pub(crate) struct ValidateArgs {
     #[command(flatten)]
     pub(crate) files: FileArgs,
@@ -288,17 +284,16 @@ pub(crate) struct ValidateArgs {
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, ClapArgs)]
+#[command(mut_arg("named", |files| files.help(
+    "Files with definitions in JSON or YAML, and directories of such files; `-` is standard input. Without any, options \
+     describe one function"
+)))]
 #[command(override_usage = "riklet-sdn run [OPTIONS] <FILE>...\n       \
                             riklet-sdn run [OPTIONS] [--publish <PORT:TARGET>]...")]
 #[command(after_help = "Example:\n  riklet-sdn run examples/hello.json")]
 pub(crate) struct RunArgs {
-    /// Files with definitions in JSON or YAML, and directories of such files; `-` is standard input. Without any, options
-    /// describe one function.
-    #[arg(value_name = "FILE")]
-    pub(crate) named: Vec<PathBuf>,
-    /// Another file or directory.
-    #[arg(long = "file", short = 'f', id = "more", value_name = "FILE")]
-    pub(crate) more: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
     /// Time limit for the guests to boot and their published ports to answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) ready_timeout: u16,

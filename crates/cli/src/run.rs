@@ -117,7 +117,7 @@ pub(super) fn beside(args: &RunArgs) -> Result<Vec<PathBuf>, CliError> {
         let failed = |source| CliError::Read { path: directory.to_owned(), source };
         std::path::absolute(directory).map_err(failed)
     };
-    let mut beside: Vec<_> = args.paths().map(of).collect::<Result<_, _>>()?;
+    let mut beside: Vec<_> = args.files.paths().map(of).collect::<Result<_, _>>()?;
     if beside.is_empty() {
         beside.push(of(&PathBuf::from("-"))?);
     }

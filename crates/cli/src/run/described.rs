@@ -22,8 +22,8 @@ const EXPOSURE: &str = "8080:3000";
 
 /// Returns the workloads to run: those of the files, or the one that options describe.
 pub(crate) fn workloads(args: &RunArgs) -> Result<Vec<Workload>, CliError> {
-    if args.paths().next().is_some() {
-        return input::definitions(args.paths());
+    if args.files.paths().next().is_some() {
+        return input::definitions(args.files.paths());
     }
     let described = function(&args.described).map_err(|reason| refused(vec![reason]))?;
     // What a definition is refused for holds for options as well.
