@@ -9,10 +9,11 @@ use netlink_packet_netfilter::{
 };
 
 use super::{
-    base_ruleset::{hash, interfaces},
+    base_ruleset::hash,
     element,
     expression::{ACCEPT, between, drop, of_family},
     object::{Base, Chain, Operation, Rule, Set, Table, TableName, comment},
+    sets::interfaces,
 };
 use crate::firewall::{
     Confinement,

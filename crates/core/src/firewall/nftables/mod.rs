@@ -23,6 +23,7 @@ pub mod policies;
 pub mod refused;
 mod register;
 pub mod rule_message;
+pub mod sets;
 mod sound;
 mod state;
 pub mod tables;

@@ -13,7 +13,7 @@ use netlink_packet_netfilter::{
 };
 
 use super::{
-    base_ruleset::{self, hash},
+    base_ruleset::hash,
     change, egress, element,
     expression::{
         ACCEPT, accept, destination_translated, established, from_guest, jump, mark_packet,
@@ -21,7 +21,7 @@ use super::{
     },
     layout::Layout,
     object::{Base, Chain, Operation, Rule, Set, Table, TableName, comment},
-    refused,
+    refused, sets,
 };
 use crate::{
     address::Ipv6Unsupported,
@@ -180,13 +180,13 @@ fn sets(base_ruleset: &BaseRuleset, rules: &[Rule]) -> Vec<Set> {
         let is_filled = [REFUSED, TOLD].contains(&&*set.name);
         is_filled || named.contains(&*set.name) || element::is_of_policies(&set.name)
     };
-    let sets = base_ruleset::sets(base_ruleset).into_iter().filter(holds);
+    let sets = sets::all(base_ruleset).into_iter().filter(holds);
     sets.map(|set| Set { table: name(), ..set }).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::base_ruleset, *};
     use crate::{
         firewall::Confinement,
         model::{FlowLimit, Owner, OwnerId},
