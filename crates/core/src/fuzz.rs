@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    address::Pool,
+    address::{Pool, Slot},
     definition::{self, Source},
     firewall::{BaseRuleset, Confinement, Entry, Ruleset, iptables},
+    lease::{self, Lease},
     model::{Egress, FlowLimit, Owner, OwnerId, PortRange, Protocol},
     routing::UplinkMarks,
     workload::alias,
@@ -89,6 +90,26 @@ pub fn iptables_save(data: &[u8]) {
     );
 }
 
+/// Answers a frame of a guest. An answer is for that guest, and is itself no question.
+///
+/// # Panics
+/// If an answer is for another, or is answered.
+pub fn lease(data: &[u8]) {
+    let slot = Slot::new(1);
+    let pool = Pool::candidates().first().copied();
+    let Some(addresses) = pool.and_then(|pool| pool.addresses(slot)) else { return };
+    let lease = Lease {
+        mac: slot.guest_mac(),
+        addresses,
+        mtu: 1500,
+        host_name: "hello".to_owned(),
+        resolvers: vec![[192, 0, 2, 53].into()],
+    };
+    let Some(answer) = lease::answer(data, &lease) else { return };
+    assert!(answer.starts_with(&lease.mac.octets()));
+    assert_eq!(lease::answer(&answer, &lease), None);
+}
+
 /// Returns an exposure of a range of ports.
 fn exposures() -> BTreeSet<Entry> {
     let range = |first, last| PortRange::between(first, last);
@@ -115,6 +136,11 @@ mod tests {
     #[test]
     fn aliases() {
         replay("alias", super::alias);
+    }
+
+    #[test]
+    fn questions_of_guests() {
+        replay("lease", super::lease);
     }
 
     #[test]

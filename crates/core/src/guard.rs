@@ -46,14 +46,20 @@ impl Instruction {
 
 /// The first of the numbers of our interfaces: "RI". The kernel numbers others from 1, and would need years to arrive
 /// here.
-const FIRST_INTERFACE: u32 = 0x5249_0000;
+pub(crate) const FIRST_INTERFACE: u32 = 0x5249_0000;
 /// The number of slots.
-const SLOTS: u32 = 1 << 16;
+pub(crate) const SLOTS: u32 = 1 << 16;
 
 /// Returns the number that the interface of a slot is created with (`TUNSETIFINDEX` of `<linux/if_tun.h>`).
 #[must_use]
 pub fn interface_number(slot: Slot) -> u32 {
     FIRST_INTERFACE + u32::from(slot.number())
+}
+
+/// Returns the slot whose interface has this number; `None` if no slot's has.
+#[must_use]
+pub fn slot_of_interface_number(number: u32) -> Option<Slot> {
+    u16::try_from(number.checked_sub(FIRST_INTERFACE)?).ok().map(Slot::new)
 }
 
 /// The settings of the guard: its programs are the same for all slots of a pool.

@@ -15,6 +15,7 @@ pub mod forwarding;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod guard;
+pub mod lease;
 pub mod link;
 pub mod manager;
 pub mod model;
