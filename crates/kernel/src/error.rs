@@ -121,6 +121,8 @@ pub enum KernelError {
     ListenToRefusals { source: Refusal },
     #[error("cannot count what guests are refused")]
     CountRefusals { source: Refusal },
+    #[error("cannot answer guests that ask for their configuration")]
+    Questions { source: Refusal },
     #[error("cannot list the connections that are tracked")]
     ListFlows { source: Refusal },
     #[error("cannot list the interfaces")]
@@ -188,6 +190,7 @@ impl KernelError {
             | Self::Listen { source }
             | Self::ListenToRefusals { source }
             | Self::CountRefusals { source }
+            | Self::Questions { source }
             | Self::ListFlows { source }
             | Self::ListLinks { source }
             | Self::CreateLink { source, .. }

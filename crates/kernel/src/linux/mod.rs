@@ -13,6 +13,7 @@ mod listeners;
 mod managers;
 mod netlink;
 mod opener;
+pub mod questions;
 pub mod refusals;
 mod resolvers;
 mod route;
