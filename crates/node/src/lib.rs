@@ -85,6 +85,7 @@ pub mod explain;
 mod flow_task;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod holders;
 mod host;
 mod inspect;
 mod instance;

@@ -22,8 +22,8 @@ use riklet_kernel::{Kernel, linux::Linux, process::ProcessId};
 /// [`WarmNode`](crate::WarmNode) instead.
 #[derive(Debug)]
 pub struct Node<K = Linux> {
-    config: Config,
-    kernel: K,
+    pub(crate) config: Config,
+    pub(crate) kernel: K,
     /// The database, open from one operation to the next.
     store: Option<Store>,
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use riklet_core::address::GATEWAY_LINK_LOCAL;
+use riklet_core::lease::Lease;
 use riklet_core::model::{Addresses, Dns, Ends, InstanceName, InterfaceName, MacAddress, Queues};
 use riklet_sdn::Instance;
 
@@ -51,6 +52,25 @@ impl Attachment {
             dns: servers.iter().take(Dns::MAX).copied().collect(),
         }
     }
+
+    /// Returns the host name of the guest: the part of the instance's name before the first `.`, since what follows would be
+    /// taken for a domain.
+    #[must_use]
+    pub fn host_name(&self) -> &str {
+        self.name.as_str().split('.').next().unwrap_or_default()
+    }
+
+    /// Returns what the guest is told if it asks for its configuration.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease {
+            mac: self.guest_mac,
+            addresses: self.addresses,
+            mtu: self.mtu,
+            host_name: self.host_name().to_owned(),
+            resolvers: self.dns.clone(),
+        }
+    }
 }
 
 /// Returns the warning for a guest that is told no name server, if this is one.
@@ -92,13 +112,12 @@ pub(super) fn firecracker_interface(attachment: &Attachment) -> Value {
 /// `net.ifnames=0` keeps the NIC's name: otherwise systemd-udevd renames `eth0` to a name such as `ens1`
 /// (systemd.net-naming-scheme(7)), and a first program that looks for the device of `ip=` finds none.
 ///
-/// The host name is the part of the instance's name before the first `.`: the kernel would take what follows
-/// as the NIS domain.
+/// The host name is [`Attachment::host_name`]: the kernel would take what follows a `.` as the NIS domain.
 #[must_use]
 pub fn boot_args(attachment: &Attachment) -> String {
-    let Attachment { name, addresses, dns, .. } = attachment;
+    let Attachment { addresses, dns, .. } = attachment;
     let Ends { host, guest } = addresses.v4;
-    let host_name = name.as_str().split('.').next().unwrap_or_default();
+    let host_name = attachment.host_name();
     let netmask = Addresses::NETMASK;
     let ip = format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off");
     let servers = dns.iter().filter(|server| server.is_ipv4());

@@ -17,6 +17,7 @@ use super::{
     drift::{KnownWarnings, REFRESH_INTERVAL},
     flows::Unconfirmed,
     healer::Healer,
+    leases::LeaseThread,
     others::JOURNAL_INTERVAL,
     progress::Progress,
     refusals::RefusalThread,
@@ -51,6 +52,8 @@ pub(super) struct Core {
     pub(super) flows: Worker<FlowTask>,
     /// The thread that hears of what guests are refused.
     _refusals: RefusalThread,
+    /// The thread that answers guests which ask for their configuration.
+    _leases: LeaseThread,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
     pub(super) failed_repair: Option<String>,
@@ -125,6 +128,8 @@ impl Core {
         let state_dir = node.config().state_dir.clone();
         let refusals = RefusalThread::start(state_dir, events.clone());
         let refusals = refusals.map_err(EngineError::Start)?;
+        let leases = LeaseThread::start(node.config().clone(), events.clone());
+        let leases = leases.map_err(EngineError::Start)?;
         // What was changed before is in the first list of every watcher.
         let journal = JournalFollower::open(&node.config().state_dir);
         let heard = node.changes_after(0)?.last;
@@ -143,6 +148,7 @@ impl Core {
             background,
             flows,
             _refusals: refusals,
+            _leases: leases,
             healer: Healer::default(),
             failed_repair: None,
             cut_offs: BTreeSet::new(),

@@ -13,6 +13,7 @@
 //! | `flows` | flows that are forgotten on another thread, and the replies that wait for it |
 //! | `worker` | these threads |
 //! | `refusals` | what guests are refused, heard of on another thread |
+//! | `leases` | guests that ask for their configuration, answered on another thread |
 //! | `progress` | what the thread is at, for those who do not wait for it |
 //! | `node_api`, `pending` | the handle: an API for threads, and replies to come |
 
@@ -21,6 +22,7 @@ mod core;
 mod drift;
 mod flows;
 mod healer;
+mod leases;
 mod node_api;
 mod others;
 mod pending;

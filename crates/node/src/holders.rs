@@ -1,0 +1,67 @@
+//! Looks up the instances of slots for those who answer their guests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Instance, Node, NodeError, host};
+use crate::store::{Phase, Setting, Store, StoreError};
+use riklet_core::{
+    link::LinkState,
+    model::{Addresses, Pool, Slot},
+    workload::alias,
+};
+use riklet_kernel::Kernel;
+
+impl<K: Kernel> Node<K> {
+    /// Returns the instances that hold these slots, with the addresses and the MTU that their TAPs have. Left out are slots
+    /// without an instance, or whose instance is being taken down, TAPs that are not ours, and unreadable records.
+    ///
+    /// Opens the records for this call only, and waits for no other operation. Changes nothing.
+    ///
+    /// # Errors
+    /// Fails if the records or the kernel cannot be read.
+    pub fn holders(
+        &mut self,
+        slots: &BTreeSet<Slot>,
+    ) -> Result<BTreeMap<Slot, Instance>, NodeError> {
+        let Some(store) = Store::open_existing(&self.config.state_dir)? else {
+            return Ok(BTreeMap::new());
+        };
+        let Some(pool) = pool(&store)? else { return Ok(BTreeMap::new()) };
+        let (owner, _) = host::owner(&self.config, &store)?;
+        let mut found = BTreeMap::new();
+        for &slot in slots {
+            let record = match store.holder(slot) {
+                Err(StoreError::Unreadable(_)) => continue,
+                holder => holder?.filter(|record| record.phase != Phase::Removing),
+            };
+            let Some(record) = record else { continue };
+            let link = self.kernel.link(&slot.interface())?;
+            let Some(link) = link.filter(|link| {
+                alias::mark(link.alias.as_deref()).is_some_and(|mark| owner.signed(&mark))
+            }) else {
+                continue;
+            };
+            let Some(addresses) = addresses(pool, slot, &link) else { continue };
+            let instance = Instance::new(record.workload, slot, record.phase, addresses, link.mtu);
+            found.insert(slot, instance);
+        }
+        Ok(found)
+    }
+}
+
+/// Returns the decided pool, with the range of IPv6 if that was ever chosen.
+fn pool(store: &Store) -> Result<Option<Pool>, NodeError> {
+    let settings = store.settings()?;
+    let Some((_, pool)) = host::decision(&settings)? else { return Ok(None) };
+    let Some(range) = settings.get(Setting::PoolV6) else { return Ok(Some(pool)) };
+    let with_v6 = range.parse().ok().and_then(|range| pool.with_v6(range).ok());
+    let wrong = || NodeError::Setting { what: "range of IPv6", value: range.to_owned() };
+    with_v6.ok_or_else(wrong).map(Some)
+}
+
+/// Returns the addresses of a slot. It has those of IPv6 if its TAP has.
+fn addresses(pool: Pool, slot: Slot, link: &LinkState) -> Option<Addresses> {
+    let Addresses { v4, v6 } = pool.addresses(slot)?;
+    let v6 = v6.filter(|ends| link.addresses.contains(&Addresses::network(ends.host.into())));
+    Some(Addresses { v4, v6 })
+}
