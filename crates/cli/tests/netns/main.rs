@@ -37,6 +37,7 @@ mod ipv6;
 mod killed;
 #[cfg(feature = "toy-kind")]
 mod kinds;
+mod leases;
 mod limits;
 mod lost;
 #[path = "../../../vmm/tests/vmm/machine.rs"]

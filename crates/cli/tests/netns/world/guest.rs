@@ -62,6 +62,19 @@ impl Guest {
     /// Attaches to the TAP, which must exist and be free.
     #[track_caller]
     pub(crate) fn attach(world: &World, nic: Nic) -> Self {
+        let Nic { address, gateway, mtu, .. } = nic;
+        let guest = Self::attach_bare(world, nic);
+        let configuration = format!(
+            "link set eth0 mtu {mtu}\naddress add {address}/{} dev eth0\nroute add default via {gateway}\n",
+            Addresses::PREFIX_LENGTH
+        );
+        guest.namespace.feed(&["ip", "-batch", "-"], &configuration).success();
+        guest
+    }
+
+    /// Attaches to the TAP a guest that knows nothing but its MAC address.
+    #[track_caller]
+    pub(crate) fn attach_bare(world: &World, nic: Nic) -> Self {
         // Attaching would create a TAP that does not exist.
         world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
         // A program that another test is starting has the descriptor of a former guest until its execve(2).
@@ -73,12 +86,8 @@ impl Guest {
         });
         let namespace = Namespace::new();
         let eth0 = namespace.run(|| system::attach_tap("eth0")).expect("a TAP for the guest");
-        let Nic { address, gateway, mac, mtu, .. } = &nic;
-        let configuration = format!(
-            "link set eth0 addrgenmode none\nlink set eth0 address {mac} mtu {mtu} up\n\
-             address add {address}/{} dev eth0\nroute add default via {gateway}\n",
-            Addresses::PREFIX_LENGTH
-        );
+        let configuration =
+            format!("link set eth0 addrgenmode none\nlink set eth0 address {} up\n", nic.mac);
         namespace.feed(&["ip", "-batch", "-"], &configuration).success();
         // The kernel takes a while to notice the carrier, and drops what is sent before that.
         wait_for("the TAP to be ready", PATIENCE, || {

@@ -93,7 +93,6 @@ impl Namespace {
     }
 
     /// Runs a program of the system in the background.
-    #[allow(dead_code, reason = "of the tests in neighbours")]
     #[track_caller]
     pub(crate) fn start(&self, command: &[&str]) -> Running {
         let (program, arguments) = command.split_first().expect("a program's name");

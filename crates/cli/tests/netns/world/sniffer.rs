@@ -1,8 +1,9 @@
 //! Sockets that hear frames as the host's protocols get them (packet(7)).
 
-use std::{io, num::NonZeroU32, os::fd::OwnedFd};
+use std::{io, num::NonZeroU32, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with},
 };
@@ -21,6 +22,12 @@ impl Sniffer {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = || socket_with(AddressFamily::PACKET, SocketType::RAW, flags, protocol);
         Self(namespace.run(socket).expect("a packet socket"))
+    }
+
+    /// Waits until a frame has arrived, no longer than this.
+    pub(crate) fn wait(&self, limit: Duration) {
+        let limit = Timespec::try_from(limit).expect("a short time");
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&limit)).expect("poll");
     }
 
     /// Returns the frames that have arrived since the last call.
