@@ -3,7 +3,7 @@
 //! The programs in `fuzz/` pass them the inputs that libFuzzer finds; the tests here pass them the corpus and
 //! mutations of it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 use crate::{
     address::{Pool, Slot},
@@ -96,14 +96,16 @@ pub fn iptables_save(data: &[u8]) {
 /// If an answer is for another, or is answered.
 pub fn lease(data: &[u8]) {
     let slot = Slot::new(1);
-    let pool = Pool::candidates().first().copied();
+    let range = Pool::unique_local(7);
+    let pool = Pool::candidates().first().and_then(|pool| pool.with_v6(range).ok());
     let Some(addresses) = pool.and_then(|pool| pool.addresses(slot)) else { return };
     let lease = Lease {
         mac: slot.guest_mac(),
         addresses,
         mtu: 1500,
         host_name: "hello".to_owned(),
-        resolvers: vec![[192, 0, 2, 53].into()],
+        resolvers: vec![[192, 0, 2, 53].into(), Ipv6Addr::LOCALHOST.into()],
+        routed_v6: true,
     };
     let Some(answer) = lease::answer(data, &lease) else { return };
     assert!(answer.starts_with(&lease.mac.octets()));

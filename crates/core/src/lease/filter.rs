@@ -18,8 +18,9 @@ const BYTE: u16 = 0x30;
 const HALF_FROM: u16 = 0x48;
 /// `BPF_LDX | BPF_MSH`: the length of the IPv4 header that begins there, into the index register.
 const HEADER_LENGTH: u16 = 0xb1;
-/// `BPF_ALU | BPF_SUB`; `BPF_JMP` with `BPF_JEQ`, `BPF_JGE` and `BPF_JSET`; `BPF_RET`.
+/// `BPF_ALU | BPF_SUB`; `BPF_JMP` with `BPF_JA`, `BPF_JEQ`, `BPF_JGE` and `BPF_JSET`; `BPF_RET`.
 const SUBTRACT: u16 = 0x14;
+const JUMP: u16 = 0x05;
 const EQUAL: u16 = 0x15;
 const AT_LEAST: u16 = 0x35;
 const ANY_BIT: u16 = 0x45;
@@ -38,9 +39,16 @@ const PROTOCOL: u32 = HEADER + 9;
 const UDP: u32 = 17;
 const DESTINATION_PORT: u32 = HEADER + 2;
 const DHCP_SERVER: u32 = 67;
+/// The same of IPv6 (RFC 8200, RFC 4861, RFC 8415).
+const IPV6: u32 = 0x86dd;
+const NEXT_HEADER: u32 = HEADER + 6;
+const PAYLOAD: u32 = HEADER + 40;
+const ICMP_V6: u32 = 58;
+const ROUTER_SOLICITATION: u32 = 133;
+const DHCP_V6_SERVER: u32 = 547;
 
 /// Returns the program that passes questions of guests, except those of muted ones. It passes whole datagrams without a
-/// VLAN tag, to the port of DHCP servers, that arrive on an interface which has the number of its slot.
+/// VLAN tag to the ports of DHCP servers, and router solicitations, that arrive on an interface which has the number of its slot.
 #[must_use]
 pub fn questions(muted: &BTreeSet<Slot>) -> Vec<Instruction> {
     let mut program = vec![load(WORD, INTERFACE), load(SUBTRACT, FIRST_INTERFACE)];
@@ -48,17 +56,51 @@ pub fn questions(muted: &BTreeSet<Slot>) -> Vec<Instruction> {
     program.push(load(WORD, VLAN_TAG));
     program.extend(only(EQUAL, 0));
     program.push(load(HALF, ETHER_TYPE));
-    program.extend(only(EQUAL, IPV4));
+    let (v4, mut v6) = (v4(), v6());
+    v6.push(load(JUMP, length(&v4)));
+    program.push(else_over(EQUAL, IPV6, &v6));
+    program.extend(v6);
+    program.extend(v4);
+    program.push(load(WORD, INTERFACE));
+    program.extend(muted.iter().flat_map(|slot| unless(EQUAL, interface_number(*slot))));
+    program.push(load(RETURN, FRAME));
+    program
+}
+
+/// Goes on if the frame is a question by IPv4; its type is in the accumulator.
+fn v4() -> Vec<Instruction> {
+    let mut program = only(EQUAL, IPV4).to_vec();
     program.push(load(BYTE, PROTOCOL));
     program.extend(only(EQUAL, UDP));
     program.push(load(HALF, FRAGMENT));
     program.extend(unless(ANY_BIT, ANY_FRAGMENT));
     program.extend([load(HEADER_LENGTH, HEADER), load(HALF_FROM, DESTINATION_PORT)]);
     program.extend(only(EQUAL, DHCP_SERVER));
-    program.push(load(WORD, INTERFACE));
-    program.extend(muted.iter().flat_map(|slot| unless(EQUAL, interface_number(*slot))));
-    program.push(load(RETURN, FRAME));
     program
+}
+
+/// Goes on if the packet of IPv6 is a question.
+fn v6() -> Vec<Instruction> {
+    let mut icmp = only(EQUAL, ICMP_V6).to_vec();
+    icmp.push(load(BYTE, PAYLOAD));
+    icmp.extend(only(EQUAL, ROUTER_SOLICITATION));
+    let mut udp = vec![load(HALF, PAYLOAD + 2)];
+    udp.extend(only(EQUAL, DHCP_V6_SERVER));
+    udp.push(load(JUMP, length(&icmp)));
+    let mut program = vec![load(BYTE, NEXT_HEADER), else_over(EQUAL, UDP, &udp)];
+    program.extend(udp);
+    program.extend(icmp);
+    program
+}
+
+/// Passes over these instructions if the condition does not hold.
+fn else_over(code: u16, operand: u32, over: &[Instruction]) -> Instruction {
+    let if_false = u8::try_from(over.len()).unwrap_or(u8::MAX);
+    Instruction { code, if_true: 0, if_false, operand }
+}
+
+fn length(program: &[Instruction]) -> u32 {
+    u32::try_from(program.len()).unwrap_or(u32::MAX)
 }
 
 const fn load(code: u16, operand: u32) -> Instruction {

@@ -1,3 +1,5 @@
+mod v6;
+
 use std::net::Ipv4Addr;
 
 use proptest::{option, prelude::*};
@@ -35,6 +37,7 @@ pub(crate) fn lease() -> Lease {
         mtu: 1400,
         host_name: "hello".to_owned(),
         resolvers: vec![[192, 0, 2, 53].into(), "2001:db8::53".parse().unwrap()],
+        routed_v6: true,
     }
 }
 
