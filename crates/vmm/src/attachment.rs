@@ -60,15 +60,16 @@ impl Attachment {
         self.name.as_str().split('.').next().unwrap_or_default()
     }
 
-    /// Returns what the guest is told if it asks for its configuration.
+    /// Returns what the guest is told if it asks for its configuration, on a host that has a default route of IPv6 or not.
     #[must_use]
-    pub fn lease(&self) -> Lease {
+    pub fn lease(&self, routed_v6: bool) -> Lease {
         Lease {
             mac: self.guest_mac,
             addresses: self.addresses,
             mtu: self.mtu,
             host_name: self.host_name().to_owned(),
             resolvers: self.dns.clone(),
+            routed_v6,
         }
     }
 }
@@ -146,7 +147,7 @@ pub fn cloud_init(attachment: &Attachment) -> Value {
             { "to": "0.0.0.0/0", "via": host },
             { "to": "::/0", "via": GATEWAY_LINK_LOCAL },
         ]);
-        // It announces no routes, and nobody else does.
+        // The address and the route are here.
         nic["accept-ra"] = false.into();
     }
     if !dns.is_empty() {

@@ -34,9 +34,9 @@ const BUFFER: c_int = 4 << 20;
 /// The options of `<linux/if_packet.h>`.
 const QDISC_BYPASS: c_int = 20;
 const IGNORE_OUTGOING: c_int = 23;
-/// `ETH_P_ALL` and `ETH_P_IP` of `<linux/if_ether.h>`.
+/// `ETH_P_ALL` of `<linux/if_ether.h>`, and the place of a frame's type.
 const EVERY_PROTOCOL: u16 = 3;
-const IPV4: u16 = 0x0800;
+const ETHER_TYPE: usize = 12;
 
 /// The socket.
 #[derive(Debug)]
@@ -102,7 +102,9 @@ impl Questions {
     /// # Errors
     /// Fails if the TAP is gone, or down.
     pub fn send(&self, slot: Slot, frame: &[u8]) -> Result<(), KernelError> {
-        let to = LinkAddress { protocol: IPV4, interface: interface_number(slot) };
+        let protocol = frame.get(ETHER_TYPE..).and_then(<[u8]>::first_chunk);
+        let protocol = protocol.map_or(EVERY_PROTOCOL, |octets| u16::from_be_bytes(*octets));
+        let to = LinkAddress { protocol, interface: interface_number(slot) };
         match sendto(&self.socket, frame, SendFlags::empty(), &to) {
             Ok(_) | Err(Errno::NOBUFS | Errno::AGAIN) => Ok(()),
             Err(errno) => Err(failed(errno)),

@@ -1,6 +1,9 @@
 //! Default routes by uplink: those of the host are asked for, and copies of them are in tables of ours.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::{
@@ -13,14 +16,31 @@ use netlink_packet_route::{
 use rustix::io::Errno;
 
 use super::{
+    Linux,
     netlink::NetlinkRequest,
     route::{Packet, Route, get, header, is_default, routes_of, table},
 };
-use crate::Refusal;
+use crate::{KernelError, Refusal};
 use riklet_core::{
     model::InterfaceName,
     routing::{NextHop, PROTOCOL, UplinkRoute},
 };
+
+/// A public address that no network has (RFC 4291, section 2.6.1: that of all routers of its subnet).
+const INTERNET_V6: Ipv6Addr = Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 0);
+
+impl Linux {
+    /// Reports whether the host has a default route of IPv6, or a piece of one.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    pub fn has_default_route_v6(&mut self) -> Result<bool, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        let packet = Packet::to(INTERNET_V6.into());
+        let found = self.route(failed)?.look_up(packet, RouteFlags::FibMatch);
+        Ok(found.map_err(failed)?.as_ref().is_some_and(is_default))
+    }
+}
 
 impl Route {
     /// Returns the next hop of packets to the Internet by this interface, if there is a default route by it.
