@@ -26,9 +26,9 @@ use crate::world::{
 
 const CLIENT: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 2);
 const NODE_LAN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 1);
-const NODE_UPLINK: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcb, 0, 0, 0, 0, 2);
-const INTERNET: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcb, 0, 0, 0, 0, 1);
-const FAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x33, 0, 0, 0, 0, 9);
+pub(crate) const NODE_UPLINK: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcb, 0, 0, 0, 0, 2);
+pub(crate) const INTERNET: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcb, 0, 0, 0, 0, 1);
+pub(crate) const FAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x33, 0, 0, 0, 0, 9);
 /// A neighbour in a unique local network.
 const PRIVATE: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2);
 const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -82,7 +82,7 @@ fn of(firewall: Firewall) -> World {
 }
 
 /// Returns a world whose program has IPv6 on.
-fn with() -> World {
+pub(crate) fn with() -> World {
     let mut world = without();
     world.environment.insert("RIKLET_SDN_IPV6".to_owned(), "on".to_owned());
     world
@@ -106,7 +106,7 @@ impl Dual {
 }
 
 /// Returns the address of IPv6 that an inspection shows.
-fn address_of(world: &World, name: &str) -> Option<Ipv6Addr> {
+pub(crate) fn address_of(world: &World, name: &str) -> Option<Ipv6Addr> {
     let shown = world.riklet(&["--output", "json", "inspect", name], "").success();
     let shown: Value = serde_json::from_str(&shown).expect("JSON");
     shown["guest"]["address6"].as_str().map(|address| address.parse().expect("an address"))

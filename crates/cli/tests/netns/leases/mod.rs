@@ -1,7 +1,9 @@
 //! Guests that know nothing ask the node for their configuration, and get it from the daemon.
 
 mod client;
+mod networkd;
 mod question;
+mod v6;
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
