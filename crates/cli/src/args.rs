@@ -197,6 +197,19 @@ pub(crate) struct UpArgs {
     /// Refuse a port that a local process or another program has, even with `shadow: true`.
     #[arg(long)]
     pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceArgs,
+}
+
+/// The place of a pod.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NamespaceArgs {
+    /// Network namespace of the one pod that is defined, such as /run/netns/web or /proc/PID/ns/net.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) netns: Option<PathBuf>,
+    /// Name of the pod's interface there, in place of that of its definition.
+    #[arg(long, value_name = "NAME", requires = "netns")]
+    pub(crate) ifname: Option<InterfaceName>,
 }
 
 #[derive(Debug, ClapArgs)]

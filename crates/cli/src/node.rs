@@ -123,7 +123,9 @@ impl ChosenNode {
 
 impl NodeApi for ChosenNode {
     fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError> {
-        self.ask(Requires::Taps, |node| node.up(workloads, strict))
+        let needs_tap = workloads.iter().any(|workload| workload.namespace().is_none());
+        let requires = if needs_tap { Requires::Taps } else { Requires::Privilege };
+        self.ask(requires, |node| node.up(workloads, strict))
     }
 
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError> {

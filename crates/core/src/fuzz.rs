@@ -44,7 +44,8 @@ pub fn alias(data: &[u8]) {
     let Some(marked) = marked else { return };
     let owner = Owner::new(OwnerId::new(7), "/run/riklet-sdn");
     let (kind, words) = (marked.kind, (marked.policy, marked.limits));
-    let written = alias::render(&owner, (kind, &marked.name), words, &marked.exposures);
+    let written =
+        alias::render(&owner, (kind, &marked.name), words, marked.peer.as_ref(), &marked.exposures);
     let again = alias::parse(&written);
     let same = again.is_some_and(|again| {
         (again.kind, &again.name, (again.policy, again.limits)) == (kind, &marked.name, words)

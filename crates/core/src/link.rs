@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::{
     address::{Family, InterfaceName, MacAddress, Slot},
+    model::{NamespaceId, NamespacePath},
     shaping::{Bucket, Shaping, ShapingState, Twin},
     small::{SmallMap, SmallSet},
     workload::alias,
@@ -38,10 +39,52 @@ pub struct LinkSpec {
     /// The host's IPv6 link-local address; `None` if the interface takes no part in IPv6. By it a guest reaches what
     /// the rules of the firewall let it reach, so they stand before it does.
     pub link_local: Option<Ipv6Addr>,
-    /// The user and the group that may open the TAP, and its queues.
-    pub tap: Tap,
+    /// The device: a TAP, or an end of a veth.
+    pub device: Device,
     /// The limits of its traffic.
     pub shaping: Shaping,
+}
+
+/// The device that an interface is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// A TAP, which a VMM opens.
+    Tap(Tap),
+    /// One end of a veth, whose other end is in another network namespace.
+    Veth(Peer),
+}
+
+/// The other end of a veth: the interface of a guest, in a network namespace of its own. It is the guest's to change, as
+/// its NIC is a virtual machine's: what is not as it was is not repaired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name and its namespace.
+    pub name: PeerName,
+    /// The MAC address, which the guard expects.
+    pub mac: MacAddress,
+    /// Its addresses and their prefix lengths, one a family.
+    pub addresses: SmallSet<IpNet>,
+    /// The gateways of its default routes, one a family.
+    pub gateways: SmallSet<IpAddr>,
+}
+
+/// The name of the other end of a veth: that of the interface, and its namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerName {
+    /// The file that leads to the namespace; `None` if it was lost with the records.
+    pub path: Option<NamespacePath>,
+    /// The namespace.
+    pub namespace: NamespaceId,
+    /// The name of the interface in it.
+    pub interface: InterfaceName,
+}
+
+impl PeerName {
+    /// Reports whether both name the same interface of the same namespace, whatever file leads to it.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.namespace, &self.interface) == (other.namespace, &other.interface)
+    }
 }
 
 /// The attributes that only a TAP has (`IFLA_TUN_*` of `<linux/if_link.h>`).
@@ -121,6 +164,8 @@ pub struct LinkState {
     pub guarded: bool,
     /// Its attributes as a TAP; `None` if it is not a TAP.
     pub tap: Option<Tap>,
+    /// True if it is an end of a veth.
+    pub veth: bool,
     /// The limits of its traffic.
     pub shaping: ShapingState,
 }
@@ -212,7 +257,8 @@ impl LinkSpec {
             learns_routes: false,
             forwarding_v6: self.link_local.is_some(),
             guarded: true,
-            tap: Some(self.tap),
+            tap: self.tap(),
+            veth: self.peer().is_some(),
             shaping: self.shaped(),
         }
     }
@@ -234,7 +280,10 @@ impl LinkSpec {
     /// ([`Self::stray_addresses`]).
     #[must_use]
     pub fn differences(&self, state: &LinkState) -> Vec<LinkDifference> {
-        let mut found = self.tap_differences(state.tap.as_ref());
+        let mut found = match &self.device {
+            Device::Tap(tap) => tap_differences(*tap, state.tap.as_ref()),
+            Device::Veth(peer) => veth_difference(peer, state).into_iter().collect(),
+        };
         if state.alias.as_deref() != Some(&self.alias) {
             let text = format!("alias {:?}", self.alias);
             found.push(LinkDifference { text, remedy: Remedy::SetAlias });
@@ -290,27 +339,6 @@ impl LinkSpec {
         ingress.into_iter().chain(egress.then(|| text("egress", wanted.from_guest)))
     }
 
-    fn tap_differences(&self, state: Option<&Tap>) -> Vec<LinkDifference> {
-        let Some(state) = state else {
-            return vec![LinkDifference { text: "a TAP".to_owned(), remedy: Remedy::Replace }];
-        };
-        let account = |what: &str, wanted: Option<u32>, found: Option<u32>| {
-            let (text, remedy) = match wanted {
-                _ if wanted == found => return None,
-                Some(id) => (format!("{what} {id}"), Remedy::SetOwner),
-                None => (format!("no {what}"), Remedy::Replace),
-            };
-            Some(LinkDifference { text, remedy })
-        };
-        let queues = (self.tap.multi_queue != state.multi_queue).then(|| {
-            let text = if self.tap.multi_queue { "several queues" } else { "one queue" };
-            LinkDifference { text: text.to_owned(), remedy: Remedy::Replace }
-        });
-        let owner = account("owner", self.tap.owner, state.owner);
-        let group = account("owning group", self.tap.group, state.group);
-        owner.into_iter().chain(group).chain(queues).collect()
-    }
-
     /// Returns the same specification for an interface that takes no part in IPv6.
     #[must_use]
     pub fn without_ipv6(&self) -> Self {
@@ -322,6 +350,18 @@ impl LinkSpec {
             link_local: None,
             ..self.clone()
         }
+    }
+
+    /// Returns its attributes as a TAP; `None` if it is no TAP.
+    #[must_use]
+    pub fn tap(&self) -> Option<Tap> {
+        if let Device::Tap(tap) = self.device { Some(tap) } else { None }
+    }
+
+    /// Returns its other end; `None` if it is no end of a veth.
+    #[must_use]
+    pub fn peer(&self) -> Option<&Peer> {
+        if let Device::Veth(peer) = &self.device { Some(peer) } else { None }
     }
 
     /// Returns the addresses that the interface has and should not have.
@@ -354,4 +394,43 @@ impl LinkSpec {
         let link_local = self.link_local.map(|address| IpNet::new_assert(address.into(), 64));
         self.addresses.iter().copied().chain(link_local).collect()
     }
+}
+
+fn tap_differences(wanted: Tap, state: Option<&Tap>) -> Vec<LinkDifference> {
+    let Some(state) = state else {
+        return vec![LinkDifference { text: "a TAP".to_owned(), remedy: Remedy::Replace }];
+    };
+    let account = |what: &str, id: Option<u32>, found: Option<u32>| {
+        let (text, remedy) = match id {
+            _ if id == found => return None,
+            Some(id) => (format!("{what} {id}"), Remedy::SetOwner),
+            None => (format!("no {what}"), Remedy::Replace),
+        };
+        Some(LinkDifference { text, remedy })
+    };
+    let queues = (wanted.multi_queue != state.multi_queue).then(|| {
+        let text = if wanted.multi_queue { "several queues" } else { "one queue" };
+        LinkDifference { text: text.to_owned(), remedy: Remedy::Replace }
+    });
+    let owner = account("owner", wanted.owner, state.owner);
+    let group = account("owning group", wanted.group, state.group);
+    owner.into_iter().chain(group).chain(queues).collect()
+}
+
+/// Returns the difference of an interface that is not an end of this veth. Its alias tells where its other end is.
+fn veth_difference(peer: &Peer, state: &LinkState) -> Option<LinkDifference> {
+    let replace = |text: String| Some(LinkDifference { text, remedy: Remedy::Replace });
+    if !state.veth {
+        return replace("a veth".to_owned());
+    }
+    // It is in this group until both ends are complete, and what is done at the other end is not looked at.
+    if state.group == DRAINING_GROUP {
+        return replace("a complete veth".to_owned());
+    }
+    let found = state.alias.as_deref().and_then(alias::parse).and_then(|marked| marked.peer);
+    if found.is_some_and(|found| found.is_same(&peer.name)) {
+        return None;
+    }
+    let PeerName { namespace, interface, .. } = &peer.name;
+    replace(format!("a veth to {interface} in {namespace}"))
 }

@@ -407,7 +407,8 @@ fn link_steps(slot: Slot, spec: &LinkSpec, observed: &Observed) -> Vec<Step> {
         return [delete].into_iter().chain(anew(state.shaping.twin.is_some())).collect();
     }
     // The owner is set first: if a VMM has the TAP open, this is refused, and the rest stays unchanged as well.
-    let owner = by(Remedy::SetOwner).map(|d| Step::SetOwner(name(), spec.tap, d));
+    let owner = spec.tap().zip(by(Remedy::SetOwner));
+    let owner = owner.map(|(tap, differences)| Step::SetOwner(name(), tap, differences));
     let strays = spec.stray_addresses(state).into_iter();
     let strays = strays.map(|address| Step::RemoveAddress(name(), address));
     let shape = by(Remedy::Shape).map(|d| Step::Shape(spec.clone(), d));

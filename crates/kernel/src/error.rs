@@ -6,7 +6,7 @@ use super::AccountKind;
 use riklet_core::{
     firewall::{EntryError, ForeignChain, iptables},
     manager::ManagerFile,
-    model::{AccountName, InterfaceName, Ipv6Unsupported},
+    model::{AccountName, InterfaceName, Ipv6Unsupported, NamespacePath},
     routing::{RoutingRule, UplinkRoute},
 };
 
@@ -129,6 +129,15 @@ pub enum KernelError {
     ListLinks { source: Refusal },
     #[error("cannot create TAP {name}: {step}")]
     CreateLink { name: InterfaceName, step: &'static str, source: Refusal },
+    #[error("cannot create {name} with {interface} as its other end: {step}")]
+    CreateVeth {
+        name: InterfaceName,
+        interface: InterfaceName,
+        step: &'static str,
+        source: Refusal,
+    },
+    #[error("cannot use the network namespace {path}")]
+    Namespace { path: NamespacePath, source: Refusal },
     #[error("cannot configure {name}: {part}")]
     ConfigureLink { name: InterfaceName, part: &'static str, source: Refusal },
     #[error("cannot limit the traffic of {name}: {part}")]
@@ -194,6 +203,8 @@ impl KernelError {
             | Self::ListFlows { source }
             | Self::ListLinks { source }
             | Self::CreateLink { source, .. }
+            | Self::CreateVeth { source, .. }
+            | Self::Namespace { source, .. }
             | Self::ConfigureLink { source, .. }
             | Self::Shape { source, .. }
             | Self::SetOwner { source, .. }

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use crate::{KernelError, process::ProcessId, sealed::Sealed};
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, InterfaceName, PortRange, Protocol},
+    model::{AccountName, InterfaceName, NamespaceId, NamespacePath, PortRange, Protocol},
 };
 
 /// A local process that listens on a port that an exposure wants.
@@ -79,6 +79,12 @@ pub trait HostFacts: Sealed {
         kind: AccountKind,
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError>;
+
+    /// Returns the number of the network namespace that a file leads to.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be opened, if it leads to no network namespace, and if that is the node's own.
+    fn namespace(&mut self, path: &NamespacePath) -> Result<NamespaceId, KernelError>;
 
     /// Returns whether a process runs. A process that has ended does not, even if its parent has not waited for it yet.
     ///

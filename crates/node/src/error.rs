@@ -7,7 +7,7 @@ use crate::store::{REBUILD, Run, StoreError, rebuild_one};
 use riklet_core::{
     ErrorKind,
     firewall::Backend,
-    model::{AccountName, InstanceName, InterfaceName, Pool, Slot},
+    model::{AccountName, InstanceName, InterfaceName, NamespaceId, NamespacePath, Pool, Slot},
     plan::{Claim, ForeignLink, Holder, Obstacle, Step},
     routing::HostRoute,
     switch,
@@ -133,6 +133,18 @@ pub enum NodeError {
         /// The name that is not known.
         account: AccountName,
     },
+    /// The file of a pod's namespace leads to another one than the definition names.
+    #[error("{name}: {path} leads to {found}, not to {wanted}")]
+    OtherNamespace {
+        /// The instance.
+        name: InstanceName,
+        /// The file.
+        path: NamespacePath,
+        /// The namespace of the definition.
+        wanted: NamespaceId,
+        /// The namespace that it leads to.
+        found: NamespaceId,
+    },
     /// A definition file does not own an instance that is to go with it. Nothing was changed.
     #[error("{file} no longer owns {name}")]
     Disowned {
@@ -221,7 +233,8 @@ impl NodeError {
             Self::NoIptables => ErrorKind::Host,
             Self::Store(source) if source.is_permission() => ErrorKind::Host,
             Self::Decided { .. }
-            | Self::Fragment(FragmentError::Policy { .. })
+            | Self::Fragment(FragmentError::Policy { .. } | FragmentError::NoNamespace { .. })
+            | Self::OtherNamespace { .. }
             | Self::NoUplink { .. }
             | Self::PoolOverlaps { .. }
             | Self::UnknownAccount { .. } => ErrorKind::Invalid,
@@ -233,7 +246,9 @@ impl NodeError {
     pub(crate) const fn is_unsound(&self) -> bool {
         match self {
             Self::Store(source) => source.is_corrupt(),
-            Self::Fragment(FragmentError::Policy { .. }) => false,
+            Self::Fragment(FragmentError::Policy { .. } | FragmentError::NoNamespace { .. }) => {
+                false
+            }
             Self::Setting { .. } | Self::Fragment(_) => true,
             _ => false,
         }
@@ -289,6 +304,12 @@ impl NodeError {
                 "end it first (`systemctl stop riklet-sdn`, or `kill {}`)", daemon.pid
             )),
             Self::Disowned { .. } => None,
+            Self::OtherNamespace { .. } => {
+                Some("leave `namespaceId` out, or give the file of that namespace".to_owned())
+            }
+            Self::Fragment(FragmentError::NoNamespace { .. }) => Some(
+                "give one by `--netns PATH`, or as `spec.pod.namespace` in the definition".to_owned(),
+            ),
             Self::UnknownPool { .. } => Some("set pool to the range that was in use".to_owned()),
             Self::UnknownAccount { kind: AccountKind::User, account, .. } => {
                 Some(format!("`useradd --system {account}`, or write a number"))
@@ -357,6 +378,9 @@ const MISSING: [i32; 6] = [2, 6, 19, 93, 95, 97];
 
 fn kernel_kind(error: &KernelError) -> ErrorKind {
     let refusal = error.refusal();
+    if matches!(error, KernelError::Namespace { .. }) && !refusal.is_permission() {
+        return ErrorKind::Invalid;
+    }
     if refusal.is_permission() || refusal.is_read_only() || lacks(error).is_some() {
         ErrorKind::Host
     } else {
@@ -385,6 +409,9 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
         && source.errno == Some(Refusal::EBUSY)
     {
         return Some(STOP_VMM.to_owned());
+    }
+    if matches!(error, KernelError::Namespace { .. }) {
+        return Some("`ip netns` and `lsns --type net` list those that there are".to_owned());
     }
     lacks(error).map(|what| format!("the host lacks {what}; `riklet-sdn doctor` says more"))
 }

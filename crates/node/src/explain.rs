@@ -312,6 +312,10 @@ fn standing<K: Kernel>(
     let link = context.kernel.link(&tap)?;
     match LinkStatus::of(host, link.as_ref()) {
         LinkStatus::Attached => {}
+        LinkStatus::Ready if !instance.kind().runs() => found.push(Obstacle {
+            what: format!("the other end of {tap}, in the namespace of {name}, is down"),
+            hint: "set it up there: `ip -n NAMESPACE link set INTERFACE up`".to_owned(),
+        }),
         LinkStatus::Ready => found.push(Obstacle {
             what: format!("no VMM of {name} has {tap} open"),
             hint: "start the VMM: `riklet-sdn run` does, `inspect` has its settings".to_owned(),

@@ -359,7 +359,7 @@ fn recover(tx: &Tx<'_>, slot: Slot, link: &LinkState, marked: &Marked) -> Result
     if tx.get(&marked.name)?.is_some() {
         return Ok(false);
     }
-    let workload = workload::recover(marked, link.tap.unwrap_or_default());
+    let workload = workload::recover(marked, link.tap);
     match tx.put_at(&workload, slot) {
         Ok(record) => Ok(record.phase == Phase::Pending),
         Err(StoreError::SlotTaken { .. } | StoreError::PortTaken { .. }) => Ok(false),

@@ -57,8 +57,9 @@ fn unknown_fields_and_kinds_are_refused() {
     error: near.yaml:6:27: spec.function.exposure.targetport: unknown field; did you mean "targetPort"?
     error: far.yaml:7:1: colour: unknown field; expected one of apiVersion, kind, name, replicas, spec
     error: kind.yaml:2:7: kind: unknown kind "Functoin"; did you mean "Function"?
-    error: far-kind.yaml:2:7: kind: unknown kind "Deployment"; expected Function; not supported yet: Pod
-    error: pod.json:3:10: kind: Pod is not supported yet; Function is
+    error: far-kind.yaml:2:7: kind: unknown kind "Deployment"; expected Function or Pod
+    error: alpine: a Pod needs a network namespace
+    hint: give one by `--netns PATH`, or as `spec.pod.namespace` in the definition
     error: version.yaml:1:13: apiVersion: unknown version "v2"; expected "v1"
     error: replicas.yaml:7:11: replicas: a definition is one instance, not 3; set it to 1, and write a definition with a name of its own for each
     "#);

@@ -175,7 +175,7 @@ fn the_schema_takes_definitions_and_refuses_others() {
     assert!(valid("hello.json") && valid("two.json"));
     let hello: serde_json::Value = serde_json::from_str(HELLO).unwrap();
     let wrong: [(&str, serde_json::Value); 6] = [
-        ("/kind", "Pod".into()),
+        ("/kind", "Deployment".into()),
         ("/name", "-hello".into()),
         ("/replicas", 2.into()),
         ("/spec/function/exposure/port", 0.into()),

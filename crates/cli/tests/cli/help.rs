@@ -115,10 +115,13 @@ fn every_command_has_help_with_one_example() {
                  input
 
     Options:
-      -f, --file <FILE>  Another file or directory
-          --strict       Refuse a port that a local process or another program has, even with `shadow:
-                         true`
-      -h, --help         Print help
+      -f, --file <FILE>    Another file or directory
+          --strict         Refuse a port that a local process or another program has, even with `shadow:
+                           true`
+          --netns <PATH>   Network namespace of the one pod that is defined, such as /run/netns/web or
+                           /proc/PID/ns/net
+          --ifname <NAME>  Name of the pod's interface there, in place of that of its definition
+      -h, --help           Print help
       riklet-sdn up examples/hello.json
 
     Take functions down

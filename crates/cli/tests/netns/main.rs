@@ -51,6 +51,7 @@ mod owners;
 mod passages;
 #[path = "../../../vmm/tests/vmm/played.rs"]
 mod played;
+mod pods;
 mod policies;
 mod pressure;
 mod program;

@@ -18,6 +18,12 @@ impl InterfaceName {
     /// The longest name, in bytes.
     pub const MAX_LENGTH: usize = 15;
 
+    /// Returns `eth0`, the usual name of the first interface of a container and of a guest.
+    #[must_use]
+    pub fn eth0() -> Self {
+        Self("eth0".to_owned())
+    }
+
     /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -3,8 +3,9 @@ use std::fmt;
 use super::tree::{Position, Sort};
 use crate::model::{
     AccountError, BitRateError, BootArgsError, DestinationError, EgressPolicy, EmptySource,
-    ExecutionConflict, Exposure, ExposureError, InstanceName, Ipv6Unsupported, Kind, MemoryError,
-    NameError, OutOfRange, PortRangeError, Sha256Error, TooManyServers,
+    ExecutionConflict, Exposure, ExposureError, InstanceName, InterfaceNameError, Ipv6Unsupported,
+    MemoryError, NameError, NamespacePathError, OutOfRange, PortRangeError, Sha256Error,
+    TooManyServers,
 };
 
 /// A location in a source.
@@ -131,8 +132,6 @@ pub enum Reason {
     UnknownVersion { found: String },
     #[error("unknown kind {found:?}")]
     UnknownKind { found: String, nearest: Option<&'static str> },
-    #[error("{found} is not supported yet; {} is", Kind::Function)]
-    Unimplemented { found: &'static str },
     #[error("a definition is one instance, not {found}")]
     Replicas { found: i64 },
     #[error("a Function has no containers")]
@@ -160,6 +159,10 @@ pub enum Reason {
     Clash { exposure: Exposure, other: Exposure, first: SourceLocation },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    Namespace(#[from] NamespacePathError),
+    #[error(transparent)]
+    Interface(#[from] InterfaceNameError),
     #[error(transparent)]
     Port(#[from] PortRangeError),
     #[error(transparent)]
@@ -210,7 +213,7 @@ impl Reason {
             }
             Self::UnknownKind { nearest: None, .. } => {
                 let kinds: Vec<_> = super::kinds().collect();
-                Some(format!("expected {}; not supported yet: {}", kinds.join(", "), super::POD))
+                Some(format!("expected {}", kinds.join(" or ")))
             }
             Self::UnknownVersion { .. } => Some(format!("expected {:?}", super::API_VERSION)),
             Self::Sort {

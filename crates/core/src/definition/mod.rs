@@ -23,8 +23,6 @@ use tree::{Position, TreeNode, Value};
 
 /// The one version of the format.
 const API_VERSION: &str = "v1";
-/// RIK's other kind.
-const POD: &str = "Pod";
 /// The one type of an exposure: a port of the node.
 pub const EXPOSURE_TYPE: &str = "NodePort";
 /// The longest text that is read, in bytes.

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{API_VERSION, EXPOSURE_TYPE, kinds};
+use super::{API_VERSION, EXPOSURE_TYPE};
 use crate::model::{
-    Accelerator, Dns, Egress, EgressPolicy, InstanceName, Memory, Protocol, Queues, Ready, Vcpus,
-    Vmm,
+    Accelerator, Dns, Egress, EgressPolicy, InstanceName, InterfaceName, Kind, Memory,
+    NamespacePath, Protocol, Queues, Ready, Vcpus, Vmm,
 };
 
 /// Returns the schema of a definition, or of a list of definitions. Each field has a description, and its default where there is
@@ -22,7 +22,9 @@ pub fn schema() -> Value {
             { "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/definition" } },
         ],
         "$defs": {
-            "definition": definition(),
+            "definition": { "oneOf": [reference("function"), reference("pod")] },
+            "function": function(),
+            "pod": pod(),
             "execution": execution(),
             "image": image(),
             "account": account(),
@@ -34,22 +36,13 @@ pub fn schema() -> Value {
     })
 }
 
-fn definition() -> Value {
+fn function() -> Value {
     let function = object(
         "A function: one microVM.",
         &[],
         [
             ("execution", reference("execution")),
-            (
-                "exposure",
-                json!({
-                    "description": "Ports of the node that lead to the guest: one exposure, or a list of them.",
-                    "oneOf": [
-                        reference("exposure"),
-                        { "type": "array", "items": reference("exposure") },
-                    ],
-                }),
-            ),
+            ("exposure", exposures()),
             ("network", reference("network")),
         ],
     );
@@ -59,6 +52,74 @@ fn definition() -> Value {
         "maxItems": 0,
     });
     let spec = [("function", function), ("containers", containers)];
+    let replicas = json!({ "description": "The number of instances.", "const": 1, "default": 1 });
+    workload(Kind::Function, replicas, object("The workload.", &["function"], spec))
+}
+
+fn pod() -> Value {
+    let text = |text: &str| json!({ "description": text, "type": "string" });
+    let namespace = json!({
+        "description": "The file that leads to its network namespace. `up --netns` names it in its place.",
+        "type": "string",
+        "maxLength": NamespacePath::MAX_LENGTH,
+        "pattern": "^/[^ ]+$",
+        "examples": ["/run/netns/web", "/proc/4711/ns/net"],
+    });
+    let number = json!({
+        "description": "The number of the namespace, as `readlink` shows it: the file must lead to this one.",
+        "type": "integer",
+        "minimum": 0,
+        "maximum": u32::MAX,
+    });
+    let interface = json!({
+        "description": "The name of its interface in the namespace.",
+        "type": "string",
+        "minLength": 1,
+        "maxLength": InterfaceName::MAX_LENGTH,
+        "default": InterfaceName::eth0().as_str(),
+    });
+    let pod = object(
+        "A pod: a network namespace, and what runs in it.",
+        &[],
+        [
+            ("namespace", namespace),
+            ("namespaceId", number),
+            ("interface", interface),
+            ("exposure", exposures()),
+            ("network", reference("network")),
+        ],
+    );
+    let container = object(
+        "A container, which is of no concern to the network.",
+        &[],
+        [("name", text("Its name.")), ("image", text("Its image."))],
+    );
+    let containers = json!({
+        "description": "The containers of the pod. Somebody else starts them.",
+        "type": "array",
+        "items": container,
+    });
+    let replicas = json!({
+        "description": "The number of instances in the cluster. The definition is that of each of them.",
+        "type": "integer",
+        "minimum": 1,
+        "default": 1,
+    });
+    let spec = object("The workload.", &[], [("pod", pod), ("containers", containers)]);
+    workload(Kind::Pod, replicas, spec)
+}
+
+fn exposures() -> Value {
+    json!({
+        "description": "Ports of the node that lead to the guest: one exposure, or a list of them.",
+        "oneOf": [
+            reference("exposure"),
+            { "type": "array", "items": reference("exposure") },
+        ],
+    })
+}
+
+fn workload(kind: Kind, replicas: Value, spec: Value) -> Value {
     let name = json!({
         "description": "The name, unique on the node: letters, digits, '.' and '-', the first and the last a letter or a digit.",
         "type": "string",
@@ -66,16 +127,12 @@ fn definition() -> Value {
         "maxLength": InstanceName::MAX_LENGTH,
         "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
     });
-    let kinds: Vec<_> = kinds().collect();
     let fields = [
         ("apiVersion", one_of("The version of the format.", &[API_VERSION])),
-        ("kind", one_of("The kind of workload.", &kinds)),
+        ("kind", one_of("The kind of workload.", &[kind.as_str()])),
         ("name", name),
-        (
-            "replicas",
-            json!({ "description": "The number of instances.", "const": 1, "default": 1 }),
-        ),
-        ("spec", object("The workload.", &["function"], spec)),
+        ("replicas", replicas),
+        ("spec", spec),
     ];
     object("A workload.", &["apiVersion", "kind", "name", "spec"], fields)
 }
@@ -314,12 +371,19 @@ mod tests {
         };
         let mut wrong = with(json!({}));
         wrong["what"] = json!(1);
-        assert_eq!(of("/$defs/definition/properties"), known(&wrong));
+        assert_eq!(of("/$defs/function/properties"), known(&wrong));
+        let pod =
+            |spec: Value| json!({ "apiVersion": "v1", "kind": "Pod", "name": "a", "spec": spec });
+        let fields = "/$defs/pod/properties/spec/properties";
+        assert_eq!(of(fields), known(&pod(what())));
+        assert_eq!(of(&format!("{fields}/pod/properties")), known(&pod(json!({ "pod": what() }))));
+        let container = pod(json!({ "containers": [what()] }));
+        assert_eq!(of(&format!("{fields}/containers/items/properties")), known(&container));
         let mut wrong = with(json!({}));
         wrong["spec"]["what"] = json!(1);
-        assert_eq!(of("/$defs/definition/properties/spec/properties"), known(&wrong));
+        assert_eq!(of("/$defs/function/properties/spec/properties"), known(&wrong));
         for (path, function) in [
-            ("/$defs/definition/properties/spec/properties/function/properties", what()),
+            ("/$defs/function/properties/spec/properties/function/properties", what()),
             ("/$defs/execution/properties", json!({ "execution": what() })),
             ("/$defs/image/oneOf/1/properties", json!({ "execution": { "kernel": what() } })),
             ("/$defs/exposure/properties", json!({ "exposure": what() })),

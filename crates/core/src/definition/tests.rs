@@ -36,11 +36,13 @@ fn the_definitions_of_rik_are_read() {
         ("2.json", include_str!("../../tests/definitions/rik-workload-2.json")),
         ("3.json", include_str!("../../tests/definitions/rik-workload-3.json")),
     ];
-    insta::assert_snapshot!(refused(&pods), @r"
-    1.json:3:10: kind: Pod is not supported yet; Function is
-    2.json:3:10: kind: Pod is not supported yet; Function is
-    3.json:3:10: kind: Pod is not supported yet; Function is
-    ");
+    let sources: Vec<_> = pods.into_iter().map(source).collect();
+    let pods = parse(&sources).unwrap();
+    let described: Vec<_> = pods.iter().map(|pod| (pod.kind(), pod.name().as_str())).collect();
+    assert_eq!(described, ["alpine", "2-distro", "replicated"].map(|name| (Kind::Pod, name)));
+    for pod in &pods {
+        assert_eq!(from_json(&to_json(pod)).as_ref(), Ok(pod));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod claimed;
 mod execution;
 mod network;
+mod pod;
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use super::{
-    API_VERSION, EXPOSURE_TYPE, Error, Errors, POD, Reason, SourceLocation, kinds,
+    API_VERSION, EXPOSURE_TYPE, Error, Errors, Reason, SourceLocation, kinds,
     tree::{Field, Position, TreeNode, Value},
 };
 use crate::{
@@ -158,12 +159,8 @@ impl Validator {
         if let Some(kind) = Kind::from_name(found) {
             return Some(kind);
         }
-        let reason = if found == POD {
-            Reason::Unimplemented { found: POD }
-        } else {
-            let nearest = nearest(found, kinds().chain([POD]));
-            Reason::UnknownKind { found: excerpt(found), nearest }
-        };
+        let reason =
+            Reason::UnknownKind { found: excerpt(found), nearest: nearest(found, kinds()) };
         self.refuse(at, definition.path("kind"), reason);
         None
     }

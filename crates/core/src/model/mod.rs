@@ -15,6 +15,7 @@ mod limits;
 mod mark_mask;
 mod memory;
 mod name;
+mod namespace;
 mod owner;
 mod selector;
 
@@ -22,7 +23,7 @@ pub use crate::address::{
     Addresses, Bracketed, Ends, Family, InterfaceName, InterfaceNameError, Ipv6Unsupported,
     MacAddress, Mtu, MtuError, Pool, PoolError, Slot,
 };
-pub use crate::workload::{Function, Kind, Workload};
+pub use crate::workload::{Container, Function, Kind, Pod, Workload};
 pub use account::{Account, AccountError, AccountName, SlotAccounts, SlotAccountsError};
 pub use boot_args::{BootArgs, BootArgsError};
 pub use egress::{Egress, EgressError};
@@ -38,5 +39,6 @@ pub use limits::{BitRate, BitRateError, Limits};
 pub use mark_mask::{MarkMask, MarkMaskError};
 pub use memory::{Memory, MemoryError};
 pub use name::{InstanceName, NameError};
+pub use namespace::{Namespace, NamespaceId, NamespacePath, NamespacePathError};
 pub use owner::{Mark, Owner, OwnerError, OwnerId, OwnerIdError};
 pub use selector::Selector;

@@ -6,7 +6,7 @@ use super::{Plan, Step};
 use crate::{
     firewall::{BaseRuleset, Change, Entry},
     flows::Flows,
-    link::{LinkDifference, LinkSpec, Tap},
+    link::{Device, LinkDifference, LinkSpec, Peer, Tap},
     manager::Manager,
     model::{Bracketed, Egress, Family, FlowLimit, InterfaceName},
 };
@@ -34,11 +34,17 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink(spec) => {
-                let LinkSpec { name, addresses, mtu, mac, neighbours, tap, .. } = spec;
-                write!(f, "+ TAP {name}: ")?;
+                let LinkSpec { name, addresses, mtu, mac, neighbours, .. } = spec;
+                write!(f, "+ {} {name}", device(spec))?;
+                if let Some(Peer { name, .. }) = spec.peer() {
+                    write!(f, " to {} in {}", name.interface, name.namespace)?;
+                    name.path.iter().try_for_each(|path| write!(f, " ({path})"))?;
+                }
+                f.write_str(": ")?;
                 addresses.iter().try_for_each(|address| write!(f, "address {address}, "))?;
                 write!(f, "MAC {mac}, MTU {mtu}")?;
                 neighbours.iter().try_for_each(|(a, mac)| write!(f, ", neighbour {a} at {mac}"))?;
+                let tap = spec.tap().unwrap_or_default();
                 // The administrator is the default owner, and is not shown.
                 let owner = tap.owner.filter(|&id| id != Tap::ROOT);
                 owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
@@ -54,10 +60,10 @@ impl fmt::Display for Step {
             }
             // One that is not limited any more, and had a twin only, has no difference.
             Self::Shape(spec, differences) if differences.is_empty() => {
-                write!(f, "~ TAP {}: no limits", spec.name)
+                write!(f, "~ {} {}: no limits", device(spec), spec.name)
             }
             Self::ConfigureLink(spec, differences) | Self::Shape(spec, differences) => {
-                write!(f, "~ TAP {}: {}", spec.name, list(differences))
+                write!(f, "~ {} {}: {}", device(spec), spec.name, list(differences))
             }
             Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
             Self::Firewall(_, change) => change.fmt(f),
@@ -91,6 +97,14 @@ impl fmt::Display for Step {
             Self::DeleteLinks(_) => f.write_str("- TAPs of draining slots: deleted"),
             Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
         }
+    }
+}
+
+/// Returns the word for the device of an interface.
+fn device(spec: &LinkSpec) -> &'static str {
+    match spec.device {
+        Device::Tap(_) => "TAP",
+        Device::Veth(_) => "veth",
     }
 }
 

@@ -437,6 +437,7 @@ fn an_adopted_open_tap_stays_with_its_instance() {
         &theirs,
         (Kind::Function, &"b".parse().unwrap()),
         (false, Limits::default()),
+        None,
         &[],
     ));
     let steps = plan(&wanted, &observed).steps;

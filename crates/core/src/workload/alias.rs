@@ -1,15 +1,21 @@
 //! The alias of an interface, which marks it as ours, names its owner, and allows a lost store to be rebuilt.
 //!
-//! `riklet-sdn@OWNER:[KIND/]NAME[ egress][ limits:LIMITS][ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the
+//! `riklet-sdn@OWNER:[KIND/]NAME[ egress][ limits:LIMITS][ veth:NUMBER:INTERFACE[:PATH]][ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the
 //! identifier of the state directory (16 hexadecimal digits), `egress` stands for a policy, which has no room here, LIMITS are
-//! those of [`Limits`] in one word, and DIRECTORY is its path: it is present only if all exposures leave room for it,
+//! those of [`Limits`] in one word, NUMBER, INTERFACE and PATH are those of a [`PeerName`], and DIRECTORY is its path: it is present only if all exposures leave room for it,
 //! and the comment of the firewall's table or jumps always has it. ` ...` follows the exposures if not all of them fit.
 //!
 //! Earlier versions wrote `riklet-sdn:NAME…`, which names no owner ([`Mark::Unsigned`]).
 
 use std::net::Ipv4Addr;
 
-use crate::model::{Bracketed, Exposure, InstanceName, Kind, Limits, Mark, Owner, Protocol};
+use crate::{
+    link::PeerName,
+    model::{
+        Bracketed, Exposure, InstanceName, Kind, Limits, Mark, NamespaceId, NamespacePath, Owner,
+        Protocol,
+    },
+};
 
 /// The beginning of the alias of every interface of ours.
 const MARK: &str = "riklet-sdn";
@@ -21,6 +27,10 @@ const CUT: &str = " ...";
 const POLICY: &str = "egress";
 /// The begin of the word of the limits.
 const LIMITS: &str = "limits:";
+/// The begin of the word of the other end of a veth.
+const PEER: &str = "veth:";
+/// The room that a path leaves in an alias for what follows it.
+const ROOM: usize = 32;
 /// `IFALIASZ` of `<linux/if.h>`, less the final NUL.
 const MAX_LENGTH: usize = 255;
 
@@ -37,6 +47,8 @@ pub struct Marked {
     pub policy: bool,
     /// Its limits.
     pub limits: Limits,
+    /// The other end of its interface, if that is a veth. Its path is missing if there was no room for it.
+    pub peer: Option<PeerName>,
     /// Its exposures, as many as there was room for.
     pub exposures: Vec<Exposure>,
     /// True if nothing of these is missing.
@@ -49,12 +61,22 @@ pub fn render(
     owner: &Owner,
     (kind, name): (Kind, &InstanceName),
     (policy, limits): (bool, Limits),
+    peer: Option<&PeerName>,
     exposures: &[Exposure],
 ) -> String {
     let kind = if kind == UNNAMED { String::new() } else { format!("{kind}/") };
     let policy = if policy { format!(" {POLICY}") } else { String::new() };
     let limits = if limits.is_empty() { String::new() } else { format!(" {LIMITS}{limits}") };
     let mut alias = format!("{}{kind}{name}{policy}{limits}", signature(owner));
+    if let Some(PeerName { path, namespace, interface }) = peer {
+        alias.push_str(&format!(" {PEER}{}:{interface}", namespace.number()));
+        if let Some(path) = path.as_ref().map(NamespacePath::as_str)
+            && alias.len() + 1 + path.len() + ROOM <= MAX_LENGTH
+        {
+            alias.push(':');
+            alias.push_str(path);
+        }
+    }
     for (index, exposure) in exposures.iter().enumerate() {
         let address =
             exposure.host_address().map(|a| format!("{}:", Bracketed(a))).unwrap_or_default();
@@ -120,8 +142,14 @@ pub fn parse(alias: &str) -> Option<Marked> {
     let limits = words.next_if(|word| word.starts_with(LIMITS));
     let limits = limits.and_then(|word| word.strip_prefix(LIMITS)).unwrap_or_default();
     let limits = limits.parse().ok()?;
+    let peer = words.next_if(|word| word.starts_with(PEER)).and_then(|w| w.strip_prefix(PEER));
+    let peer = match peer {
+        Some(word) => Some(parse_peer(word)?),
+        None => None,
+    };
     let exposures = words.map(parse_exposure).collect::<Option<_>>()?;
-    Some(Marked { kind, mark, name, policy, limits, exposures, complete: complete && !policy })
+    let complete = complete && !policy;
+    Some(Marked { kind, mark, name, policy, limits, peer, exposures, complete })
 }
 
 /// Returns the mark of an alias, and the text between it and the directory.
@@ -141,6 +169,17 @@ fn split(alias: &str) -> Option<(Mark, &str)> {
         None => (text, None),
     };
     Some((Mark::Signed { id, directory }, text))
+}
+
+fn parse_peer(word: &str) -> Option<PeerName> {
+    let mut parts = word.splitn(3, ':');
+    let namespace = NamespaceId::new(parts.next()?.parse().ok()?);
+    let interface = parts.next()?.parse().ok()?;
+    let path = match parts.next() {
+        Some(path) => Some(path.parse().ok()?),
+        None => None,
+    };
+    Some(PeerName { path, namespace, interface })
 }
 
 fn parse_exposure(word: &str) -> Option<Exposure> {
@@ -179,7 +218,8 @@ mod tests {
         let exposures =
             vec![exposure(None, "8000-8010", "1-11"), exposure(Some("192.0.2.1"), "53", "5353")];
         let owner = owner("/run/riklet sdn");
-        let alias = render(&owner, (Kind::Function, &name), (false, Limits::default()), &exposures);
+        let alias =
+            render(&owner, (Kind::Function, &name), (false, Limits::default()), None, &exposures);
         assert_eq!(
             alias,
             "riklet-sdn@00000000000000ab:my.function-2 udp:8000-8010:1-11 udp:192.0.2.1:53:5353 \
@@ -190,7 +230,8 @@ mod tests {
         assert_eq!(parse(&reserved(&owner)), None, "of no instance");
         let (mark, kind) = (owner.mark(), Kind::Function);
         let (policy, limits) = (false, Limits::default());
-        let expected = Marked { kind, mark, name, policy, limits, exposures, complete: true };
+        let (peer, complete) = (None, true);
+        let expected = Marked { kind, mark, name, policy, limits, peer, exposures, complete };
         assert_eq!(parse(&alias), Some(expected));
         assert_eq!(parse("riklet-sdn@00000000000000ab:hello nonsense"), None);
     }
@@ -199,13 +240,14 @@ mod tests {
     fn an_alias_says_that_there_is_a_policy() {
         let (owner, name) = (owner("/run/x"), "egress".parse().unwrap());
         let exposures = [exposure(None, "53", "53")];
-        let alias = render(&owner, (Kind::Function, &name), (true, Limits::default()), &exposures);
+        let alias =
+            render(&owner, (Kind::Function, &name), (true, Limits::default()), None, &exposures);
         assert_eq!(alias, "riklet-sdn@00000000000000ab:egress egress udp:53:53 /run/x");
         let marked = parse(&alias).unwrap();
         assert_eq!((marked.name, marked.policy, marked.complete), (name.clone(), true, false));
         assert_eq!(marked.exposures, exposures);
         let marked =
-            parse(&render(&owner, (Kind::Function, &name), (false, Limits::default()), &[]))
+            parse(&render(&owner, (Kind::Function, &name), (false, Limits::default()), None, &[]))
                 .unwrap();
         assert_eq!((marked.name, marked.policy, marked.complete), (name, false, true));
     }
@@ -215,7 +257,7 @@ mod tests {
         let (owner, name) = (owner("/run/x"), "limits".parse().unwrap());
         let limits: Limits = "100Mbit,1Gbit".parse().unwrap();
         let exposures = [exposure(None, "53", "53")];
-        let alias = render(&owner, (Kind::Function, &name), (true, limits), &exposures);
+        let alias = render(&owner, (Kind::Function, &name), (true, limits), None, &exposures);
         assert_eq!(
             alias,
             "riklet-sdn@00000000000000ab:limits egress limits:100Mbit,1Gbit udp:53:53 /run/x"
@@ -223,11 +265,42 @@ mod tests {
         let marked = parse(&alias).unwrap();
         assert_eq!((marked.name, marked.policy, marked.limits), (name.clone(), true, limits));
         assert_eq!(marked.exposures, exposures);
-        let marked = parse(&render(&owner, (Kind::Function, &name), (false, limits), &[])).unwrap();
+        let marked =
+            parse(&render(&owner, (Kind::Function, &name), (false, limits), None, &[])).unwrap();
         assert_eq!((marked.limits, marked.complete), (limits, true));
         assert_eq!(parse("riklet-sdn@00000000000000ab:x limits:many"), None);
         assert_eq!(signature_of(&alias), Some("riklet-sdn@00000000000000ab:"));
         assert_eq!(signature_of("other"), None);
+    }
+
+    #[test]
+    fn an_alias_says_where_the_other_end_of_a_veth_is() {
+        let (owner, name) = (owner("/run/x"), "web".parse().unwrap());
+        let exposures = [exposure(None, "53", "53")];
+        let path = format!("/run/netns/{}", "n".repeat(117));
+        let peer = |path: &str| PeerName {
+            path: Some(path.parse().unwrap()),
+            namespace: NamespaceId::new(4_026_532_567),
+            interface: "eth0".parse().unwrap(),
+        };
+        let render = |name: &InstanceName, peer: &PeerName| {
+            let (kind, policy) = (Kind::Pod, (false, Limits::default()));
+            render(&owner, (kind, name), policy, Some(peer), &exposures)
+        };
+        let alias = render(&name, &peer("/run/netns/web"));
+        assert_eq!(
+            alias,
+            "riklet-sdn@00000000000000ab:Pod/web veth:4026532567:eth0:/run/netns/web udp:53:53 /run/x"
+        );
+        let marked = parse(&alias).unwrap();
+        assert_eq!((marked.kind, marked.peer), (Kind::Pod, Some(peer("/run/netns/web"))));
+        assert_eq!((marked.exposures, marked.complete), (exposures.to_vec(), true));
+        let alias = render(&"n".repeat(63).parse().unwrap(), &peer(&path));
+        let marked = parse(&alias).unwrap();
+        assert!(
+            marked.peer.is_some_and(|found| found.path.is_none() && found.is_same(&peer(&path)))
+        );
+        assert_eq!((marked.exposures, marked.complete), (exposures.to_vec(), true));
     }
 
     #[test]
@@ -250,8 +323,13 @@ mod tests {
             let owner = owner(&directory);
             for count in 0..all.len() {
                 let some: Vec<_> = all.iter().take(count).copied().collect();
-                let alias =
-                    render(&owner, (Kind::Function, &name), (false, Limits::default()), &some);
+                let alias = render(
+                    &owner,
+                    (Kind::Function, &name),
+                    (false, Limits::default()),
+                    None,
+                    &some,
+                );
                 assert!(alias.len() <= MAX_LENGTH, "{count}: {}", alias.len());
                 let marked = parse(&alias).unwrap();
                 assert_eq!(marked.complete, marked.exposures.len() == count);

@@ -8,7 +8,7 @@ use crate::{
         Object, Reason, TreeValue, Validator, egress_value, execution_value, exposure_value,
         limits_value,
     },
-    link::Tap,
+    link::{Device, Tap},
     model::{Egress, EgressPolicy, Execution, Exposure, InstanceName, Limits, Slot},
 };
 
@@ -35,6 +35,7 @@ impl Implementation for Function {
     const NAME: &'static str = "Function";
     const COLLECTION: &'static str = "functions";
     const TAKES_RESERVED: bool = true;
+    const RUNS: bool = true;
     const DOCUMENTED: bool = true;
 
     fn validate(
@@ -66,10 +67,10 @@ impl Implementation for Function {
         json!({ "function": function })
     }
 
-    fn recover(marked: &alias::Marked, tap: Tap) -> Self {
+    fn recover(marked: &alias::Marked, tap: Option<Tap>) -> Self {
         Self {
             name: marked.name.clone(),
-            execution: parts::execution(tap),
+            execution: parts::execution(tap.unwrap_or_default()),
             exposures: marked.exposures.clone(),
             // Which policy it had is lost: it reaches nothing until its definition comes again.
             egress: marked.policy.then(|| EgressPolicy::new(Some(Egress::None), vec![], vec![])),
@@ -84,7 +85,7 @@ impl Implementation for Function {
         if self.egress.is_some() && !node.policies {
             return Err(FragmentError::Policy { name: self.name.clone() });
         }
-        let fragment = parts::fragment(self, Kind::Function, tap, slot, node)?;
+        let fragment = parts::fragment(self, Kind::Function, Device::Tap(tap), slot, node)?;
         Ok(parts::with_policy(fragment, self.egress.as_ref(), node.backend))
     }
 
@@ -227,8 +228,9 @@ mod tests {
             limits: Limits::default(),
         };
         let node = node("10.231.0.0/16", 1400);
-        let tap =
-            |function: Function| function.fragment(Slot::new(0), &node).map(|found| found.link.tap);
+        let tap = |function: Function| {
+            function.fragment(Slot::new(0), &node).map(|f| f.link.tap().unwrap())
+        };
         let wanted = Tap { owner: Some(1000), group: Some(7), multi_queue: false };
         assert_eq!(tap(function("1000", 1)), Ok(wanted));
         assert_eq!(tap(function("1000", 2)), Ok(Tap { multi_queue: true, ..wanted }));

@@ -4,7 +4,9 @@ use super::{Fragment, FragmentError, NodeFacts, alias::Marked};
 use crate::{
     definition::{Object, Validator},
     link::Tap,
-    model::{EgressPolicy, Execution, Exposure, InstanceName, Limits, Slot},
+    model::{
+        EgressPolicy, Execution, Exposure, InstanceName, InterfaceName, Limits, Namespace, Slot,
+    },
 };
 
 /// The interface of a kind to the rest of the program. Each kind is implemented in a file of its own.
@@ -16,6 +18,8 @@ pub(crate) trait Implementation: Sized {
     /// True if an instance begins with the interface of a reserved slot ([`super::reserved`]). If it needs a different
     /// one, the reserved one would only have to be replaced.
     const TAKES_RESERVED: bool;
+    /// True if `run` starts its instances; those of other kinds are started by somebody else.
+    const RUNS: bool;
     /// True if the documentation describes the kind, so that errors may suggest it.
     const DOCUMENTED: bool;
 
@@ -30,8 +34,8 @@ pub(crate) trait Implementation: Sized {
     /// Returns the `spec` of its definition, with every default of its network spelt out. [`Self::validate`] reads it.
     fn spec(&self) -> Value;
 
-    /// Returns the workload of an instance from its TAP and the mark on it. Fields that neither shows are lost.
-    fn recover(marked: &Marked, tap: Tap) -> Self;
+    /// Returns the workload of an instance from its TAP, if it has one, and the mark on its interface. Fields that neither shows are lost.
+    fn recover(marked: &Marked, tap: Option<Tap>) -> Self;
 
     /// Returns the needs of an instance in this slot.
     ///
@@ -48,6 +52,16 @@ pub(crate) trait Implementation: Sized {
 
     /// Returns the same, to be changed.
     fn execution_mut(&mut self) -> &mut Execution;
+
+    /// Returns the network namespace that it lives in; `None` if its kind has none.
+    fn namespace(&self) -> Option<&Namespace> {
+        None
+    }
+
+    /// Returns the same, to be changed, and the name of its interface there.
+    fn namespace_mut(&mut self) -> Option<(&mut Namespace, &mut InterfaceName)> {
+        None
+    }
 
     /// Returns the exposures.
     fn exposures(&self) -> &[Exposure];

@@ -6,11 +6,13 @@ use serde_json::Value;
 
 #[cfg(any(test, feature = "toy-kind"))]
 use super::Toy;
-use super::{Fragment, FragmentError, Implementation, NodeFacts, alias::Marked};
+use super::{Fragment, FragmentError, Function, Implementation, NodeFacts, Pod, alias::Marked};
 use crate::{
     definition::{Object, Validator},
     link::Tap,
-    model::{EgressPolicy, Execution, Exposure, Function, InstanceName, Limits, Slot},
+    model::{
+        EgressPolicy, Execution, Exposure, InstanceName, InterfaceName, Limits, Namespace, Slot,
+    },
 };
 
 /// Defines [`Kind`] and [`Workload`] from the list, and dispatches to the [`Implementation`] of each.
@@ -56,6 +58,14 @@ macro_rules! kinds {
                 }
             }
 
+            /// Reports whether `run` starts its instances; those of other kinds are started by somebody else.
+            #[must_use]
+            pub const fn runs(self) -> bool {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind => $kind::RUNS,)+
+                }
+            }
+
             /// Reports whether the documentation describes the kind, so that errors may suggest it.
             #[must_use]
             pub const fn is_documented(self) -> bool {
@@ -79,7 +89,7 @@ macro_rules! kinds {
             }
 
             /// Returns the workload of the instance that left this mark on this TAP.
-            pub(super) fn recover(self, marked: &Marked, tap: Tap) -> Workload {
+            pub(super) fn recover(self, marked: &Marked, tap: Option<Tap>) -> Workload {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind => {
                         Workload::$kind($kind::recover(marked, tap))
@@ -117,6 +127,21 @@ macro_rules! kinds {
             pub fn execution_mut(&mut self) -> &mut Execution {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind(workload) => workload.execution_mut(),)+
+                }
+            }
+
+            /// Returns the network namespace that it lives in; `None` if its kind has none.
+            #[must_use]
+            pub fn namespace(&self) -> Option<&Namespace> {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.namespace(),)+
+                }
+            }
+
+            /// Returns the same, to be changed, and the name of its interface there.
+            pub fn namespace_mut(&mut self) -> Option<(&mut Namespace, &mut InterfaceName)> {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.namespace_mut(),)+
                 }
             }
 
@@ -167,6 +192,8 @@ macro_rules! kinds {
 kinds! {
     /// One microVM behind a TAP.
     Function,
+    /// Containers in a network namespace, behind a veth.
+    Pod,
     /// A kind of the tests.
     #[cfg(any(test, feature = "toy-kind"))]
     Toy,

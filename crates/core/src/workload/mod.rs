@@ -7,6 +7,7 @@ mod function;
 mod implementation;
 mod kind;
 mod parts;
+mod pod;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "toy-kind"))]
@@ -16,12 +17,13 @@ use alias::Marked;
 pub use function::Function;
 pub(crate) use implementation::Implementation;
 pub use kind::{Kind, Workload};
+pub use pod::{Container, Pod};
 #[cfg(any(test, feature = "toy-kind"))]
 pub use toy::Toy;
 
 use crate::{
     firewall::{Backend, Entry},
-    link::{LinkSpec, Tap},
+    link::{Device, LinkSpec, Tap},
     model::{AccountName, Addresses, Exposure, InstanceName, Owner, Pool, Slot},
 };
 
@@ -88,6 +90,12 @@ pub enum FragmentError {
         /// The user or the group.
         account: AccountName,
     },
+    /// A pod lives in a network namespace, and none was named, or nobody looked at it.
+    #[error("{name}: a Pod needs a network namespace")]
+    NoNamespace {
+        /// The instance.
+        name: InstanceName,
+    },
 }
 
 /// Returns the needs of this workload in this slot. The kind selects the implementation.
@@ -111,12 +119,14 @@ pub fn fragment(
 /// Fails if the pool has no such slot.
 pub fn reserved(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
     let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
-    let (link, addresses) = parts::link(slot, node, alias::reserved(&node.owner), tap)?;
+    let device = Device::Tap(tap);
+    let (link, addresses) = parts::link(slot, node, alias::reserved(&node.owner), device)?;
     Ok(Fragment { link, addresses, entries: Vec::new() })
 }
 
-/// Returns the workload that left this mark on this TAP. Fields that neither shows are lost.
+/// Returns the workload that left this mark on an interface, which is this TAP if it is one. Fields that neither shows are
+/// lost.
 #[must_use]
-pub fn recover(marked: &Marked, tap: Tap) -> Workload {
+pub fn recover(marked: &Marked, tap: Option<Tap>) -> Workload {
     marked.kind.recover(marked, tap)
 }

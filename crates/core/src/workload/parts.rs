@@ -6,24 +6,25 @@ use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias};
 use crate::{
     address::{Addresses, Family, GATEWAY_LINK_LOCAL, GATEWAY_MAC, Pool, Slot},
     firewall::{Backend, Entry},
-    link::{LinkSpec, Tap},
+    link::{Device, LinkSpec, Peer, PeerName, Tap},
     model::{Account, EgressPolicy, Execution, Exposure, InstanceName, Queues},
     reach,
     shaping::Shaping,
 };
 
-/// Returns the needs of an instance that opens this TAP: the interface with its alias, and an entry for each exposure.
+/// Returns the needs of an instance with this device: the interface with its alias, and an entry for each exposure.
 pub(super) fn fragment(
     workload: &impl Implementation,
     kind: Kind,
-    tap: Tap,
+    device: Device,
     slot: Slot,
     node: &NodeFacts,
 ) -> Result<Fragment, FragmentError> {
     let (name, exposures) = (workload.name(), workload.exposures());
     let (policy, limits) = (workload.egress().is_some(), workload.limits());
-    let alias = alias::render(&node.owner, (kind, name), (policy, limits), exposures);
-    let (link, addresses) = link(slot, node, alias, tap)?;
+    let peer = if let Device::Veth(peer) = &device { Some(&peer.name) } else { None };
+    let alias = alias::render(&node.owner, (kind, name), (policy, limits), peer, exposures);
+    let (link, addresses) = link(slot, node, alias, device)?;
     let link = LinkSpec { shaping: Shaping::of(limits), ..link };
     let entries = entries(name, exposures, node.pool, addresses)?;
     Ok(Fragment { link, addresses, entries })
@@ -34,7 +35,7 @@ pub(super) fn link(
     slot: Slot,
     node: &NodeFacts,
     alias: String,
-    tap: Tap,
+    device: Device,
 ) -> Result<(LinkSpec, Addresses), FragmentError> {
     let missing = FragmentError::NoSuchSlot { pool: node.pool, slot };
     let addresses = node.pool.addresses(slot).ok_or(missing)?;
@@ -46,10 +47,23 @@ pub(super) fn link(
         addresses: addresses.hosts().map(Addresses::network).collect(),
         neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
         link_local: addresses.v6.map(|_| GATEWAY_LINK_LOCAL),
-        tap,
+        device,
         shaping: Shaping::default(),
     };
     Ok((link, addresses))
+}
+
+/// Returns the other end of a veth from this slot: the guest's.
+pub(super) fn peer(slot: Slot, name: PeerName, node: &NodeFacts) -> Result<Peer, FragmentError> {
+    let missing = FragmentError::NoSuchSlot { pool: node.pool, slot };
+    let addresses = node.pool.addresses(slot).ok_or(missing)?;
+    let link_local = addresses.v6.map(|_| IpAddr::from(GATEWAY_LINK_LOCAL));
+    Ok(Peer {
+        name,
+        mac: slot.guest_mac(),
+        addresses: addresses.guests().map(Addresses::network).collect(),
+        gateways: [addresses.v4.host.into()].into_iter().chain(link_local).collect(),
+    })
 }
 
 /// Returns the TAP that the VMM of this execution opens.

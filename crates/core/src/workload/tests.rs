@@ -39,7 +39,7 @@ fn a_definition_of_each_kind_reads_back() {
 fn a_kind_decides_what_its_instances_need() {
     let [toy] = &parse(DEFINITION)[..] else { panic!("one workload") };
     let fragment = fragment(toy, Slot::new(1), &node()).unwrap();
-    assert_eq!(fragment.link.tap, Tap { group: Some(4242), ..Tap::default() });
+    assert_eq!(fragment.link.tap(), Some(Tap { group: Some(4242), ..Tap::default() }));
     assert_eq!(
         fragment.link.alias,
         "riklet-sdn@0000000000000001:Toy/top tcp:8080:80 /run/riklet-sdn"
@@ -61,7 +61,7 @@ fn an_instance_is_recovered_as_the_kind_that_it_was() {
         let link = fragment(workload, Slot::new(1), &node()).unwrap().link;
         let marked = alias::parse(&link.alias).unwrap();
         assert_eq!(marked.kind, workload.kind());
-        assert_eq!(recover(&marked, link.tap), *workload);
+        assert_eq!(recover(&marked, link.tap()), *workload);
     }
     assert_eq!(alias::parse("riklet-sdn:Top/top"), None, "of no kind");
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias, parts};
 use crate::{
     definition::{Object, Validator, exposure_value},
-    link::Tap,
+    link::{Device, Tap},
     model::{Execution, Exposure, InstanceName, Slot},
 };
 
@@ -27,6 +27,7 @@ impl Implementation for Toy {
     const NAME: &'static str = "Toy";
     const COLLECTION: &'static str = "toys";
     const TAKES_RESERVED: bool = false;
+    const RUNS: bool = true;
     const DOCUMENTED: bool = false;
 
     fn validate(
@@ -43,7 +44,7 @@ impl Implementation for Toy {
         json!({ "exposure": self.exposures.iter().map(exposure_value).collect::<Vec<_>>() })
     }
 
-    fn recover(marked: &alias::Marked, _tap: Tap) -> Self {
+    fn recover(marked: &alias::Marked, _tap: Option<Tap>) -> Self {
         Self {
             name: marked.name.clone(),
             execution: Execution::default(),
@@ -53,7 +54,7 @@ impl Implementation for Toy {
 
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
         let tap = Tap { group: Some(GROUP), ..Tap::default() };
-        parts::fragment(self, Kind::Toy, tap, slot, node)
+        parts::fragment(self, Kind::Toy, Device::Tap(tap), slot, node)
     }
 
     fn name(&self) -> &InstanceName {

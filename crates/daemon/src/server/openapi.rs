@@ -11,19 +11,39 @@ mod tests {
     use riklet_api::Collection;
     use riklet_core::model::Kind;
     use serde_json::Value;
-    use utoipa::OpenApi;
+    use utoipa::{OpenApi, openapi};
 
     use super::{
         super::routes::described::{Description, ROUTES},
         DESCRIPTION,
     };
 
+    /// Returns the description, in which each collection has the paths of functions, as the router does.
+    fn generated() -> openapi::OpenApi {
+        let mut description = Description::openapi();
+        let functions = Collection::Of(Kind::Function);
+        let documented = |collection: &Collection| !matches!(collection, Collection::Of(kind) if !kind.is_documented());
+        for collection in Collection::each().filter(documented).filter(|each| *each != functions) {
+            let name = collection.path().replace("/v1/", "");
+            for (path, mut item) in description.paths.paths.clone() {
+                let Some(rest) = path.strip_prefix(&functions.path()) else { continue };
+                let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+                for operation in operations.into_iter().flatten() {
+                    operation.operation_id =
+                        operation.operation_id.as_ref().map(|id| format!("{id}_{name}"));
+                }
+                description.paths.paths.insert(format!("/v1/{name}{rest}"), item);
+            }
+        }
+        description
+    }
+
     /// To update the file, run `UPDATE_OPENAPI=1 cargo test -p riklet-daemon openapi`.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the file is the test's subject")]
     fn checked_in_description_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
-        let text = Description::openapi().to_pretty_json().unwrap() + "\n";
+        let text = generated().to_pretty_json().unwrap() + "\n";
         if std::env::var("UPDATE_OPENAPI").is_ok() {
             std::fs::write(path, &text).unwrap();
         }
@@ -47,7 +67,13 @@ mod tests {
     fn each_route_is_described_with_its_path_and_method() {
         let description: Value = serde_json::from_str(DESCRIPTION).unwrap();
         let paths = description["paths"].as_object().unwrap().iter();
+        let of_functions = Collection::Of(Kind::Function);
+        let repeated = |path: &str| {
+            let mut others = Collection::each().filter(|each| *each != of_functions);
+            others.any(|collection| path.starts_with(&collection.path()))
+        };
         let mut described: Vec<_> = paths
+            .filter(|(path, _)| !repeated(path))
             .flat_map(|(path, methods)| {
                 let methods = methods.as_object().unwrap().keys();
                 methods.map(move |method| (path.as_str(), method.as_str()))

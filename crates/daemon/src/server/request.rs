@@ -49,6 +49,9 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
             reach_of_node(api.engine.config()).map_err(|error| problems::store(&error))?;
         workloads.iter().try_for_each(|workload| refuse_widening(workload, of_node))?;
     }
+    if !is_operator {
+        workloads.iter().try_for_each(refuse_namespace)?;
+    }
     Ok(workloads)
 }
 
@@ -73,6 +76,18 @@ fn refuse_widening(workload: &Workload, of_node: Egress) -> Result<(), Rejection
     let hint =
         "root may bring it up, or change what all guests reach (`riklet-sdn repair --egress`)";
     Err(error.with_hint(hint.to_owned()).into())
+}
+
+/// Refuses a workload that lives in a network namespace: the daemon would put an interface, with a default route, into any
+/// namespace of the host at the word of somebody who may only use the socket.
+fn refuse_namespace(workload: &Workload) -> Result<(), Rejection> {
+    if workload.namespace().is_none() {
+        return Ok(());
+    }
+    let (name, kind) = (workload.name(), workload.kind());
+    let detail = format!("{name}: only root may bring up a {kind}, which is in a namespace");
+    let error = ApiError::new(HttpStatus::UnprocessableEntity, ErrorKind::Invalid, detail);
+    Err(error.with_hint("run it as root".to_owned()).into())
 }
 
 /// Returns the name in a path.

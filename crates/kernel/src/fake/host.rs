@@ -8,12 +8,12 @@ use std::{
 
 use super::FakeKernel;
 use crate::{
-    AccountKind, HostFacts, KernelError, Listener, ListeningPort, OperationScope,
+    AccountKind, HostFacts, KernelError, Listener, ListeningPort, OperationScope, Refusal,
     process::ProcessId,
 };
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, InterfaceName, PortRange, Protocol, Slot},
+    model::{AccountName, InterfaceName, NamespaceId, NamespacePath, PortRange, Protocol, Slot},
 };
 
 impl HostFacts for FakeKernel {
@@ -50,6 +50,14 @@ impl HostFacts for FakeKernel {
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError> {
         Ok(self.observe().accounts.get(&(kind, name.as_str().to_owned())).copied())
+    }
+
+    fn namespace(&mut self, path: &NamespacePath) -> Result<NamespaceId, KernelError> {
+        let missing = || KernelError::Namespace {
+            path: path.clone(),
+            source: Refusal::errno(Refusal::ENOENT),
+        };
+        self.observe().namespaces.get(path).copied().ok_or_else(missing)
     }
 
     fn is_alive(&mut self, process: ProcessId) -> Result<bool, KernelError> {

@@ -42,6 +42,12 @@ impl Links for FakeKernel {
         let refused =
             |source| KernelError::CreateLink { name: spec.name.clone(), step: "TUNSETIFF", source };
         let mut system = self.effect().map_err(refused)?;
+        if let Some(peer) = spec.peer() {
+            let is_there = system.namespaces.values().any(|id| *id == peer.name.namespace);
+            if !is_there {
+                return Err(refused(Refusal::errno(Refusal::ENOENT)));
+            }
+        }
         if system.links.contains_key(&spec.name) {
             return Err(refused(Refusal::errno(Refusal::EBUSY)));
         }
@@ -58,10 +64,20 @@ impl Links for FakeKernel {
         let parts: [(&str, Part); 3] = [
             ("link", |link, wanted| {
                 let (addresses, neighbours) = (link.addresses.clone(), link.neighbours.clone());
-                let (carrier, open, tap) = (link.carrier, link.open, link.tap);
+                let (carrier, open) = (link.carrier, link.open);
+                let (tap, veth) = (link.tap, link.veth);
                 let shaping = link.shaping.clone();
                 let wanted = wanted.clone();
-                *link = LinkState { carrier, open, addresses, neighbours, tap, shaping, ..wanted };
+                *link = LinkState {
+                    carrier,
+                    open,
+                    addresses,
+                    neighbours,
+                    tap,
+                    veth,
+                    shaping,
+                    ..wanted
+                };
             }),
             ("address", |link, wanted| link.addresses.extend(wanted.addresses.iter().copied())),
             ("neighbour", |link, wanted| {

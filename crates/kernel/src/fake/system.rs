@@ -15,7 +15,7 @@ use riklet_core::{
     flows::Flows,
     link::{HostInterface, LinkState},
     manager::ManagerFile,
-    model::{InterfaceName, Slot},
+    model::{InterfaceName, NamespaceId, NamespacePath, Slot},
     routing::{AnswerPath, HostRoute, NextHop, RoutingRule, UplinkRoute},
     shaping::Twin,
     switch,
@@ -71,6 +71,8 @@ pub struct System {
     pub iptables: Option<IptablesVariant>,
     pub resolvers: Vec<IpAddr>,
     pub accounts: BTreeMap<(AccountKind, String), u32>,
+    /// The network namespaces of guests, by the files that lead to them.
+    pub namespaces: BTreeMap<NamespacePath, NamespaceId>,
     /// The processes that run; the one that made the kernel is among them.
     pub processes: BTreeSet<ProcessId>,
     /// The flows that were forgotten, in the order of the calls.
@@ -178,6 +180,7 @@ impl Default for System {
             iptables: None,
             resolvers: Vec::new(),
             accounts: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             processes: ProcessId::current().into_iter().collect(),
             forgotten: Vec::new(),
             effects: 0,

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Linux, account, firewall::iptables, listeners, resolvers, tap_user};
+use super::{Linux, account, firewall::iptables, listeners, namespace, resolvers, tap_user};
 use crate::{AccountKind, HostFacts, KernelError, Listener, ListeningPort, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, InterfaceName, PortRange, Protocol},
+    model::{AccountName, InterfaceName, NamespaceId, NamespacePath, PortRange, Protocol},
 };
 
 impl HostFacts for Linux {
@@ -35,6 +35,10 @@ impl HostFacts for Linux {
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError> {
         account::id(kind, name)
+    }
+
+    fn namespace(&mut self, path: &NamespacePath) -> Result<NamespaceId, KernelError> {
+        namespace::id(path)
     }
 
     fn is_alive(&mut self, process: ProcessId) -> Result<bool, KernelError> {

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use rustix::net::netdevice;
 
-pub(super) use self::message::{Part, delete, set_link, slot};
-use self::message::{UP, address_message, drain, move_to, retire, set_alias};
+pub(super) use self::message::{Part, address_message, delete, set_link, set_up, slot};
+use self::message::{UP, drain, move_to, retire, set_alias};
 use super::{
     Linux,
     guard::Filters,
@@ -25,7 +25,7 @@ use super::{
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     guard::interface_number,
-    link::{HostInterface, LinkSpec, LinkState, Tap},
+    link::{Device, HostInterface, LinkSpec, LinkState, Tap},
     model::{Family, InterfaceName, Slot},
     shaping::Twin,
     small::SmallSet,
@@ -37,28 +37,34 @@ use riklet_core::{
 const BATCH: usize = 64;
 
 impl Route {
-    /// Creates a TAP as specified.
+    /// Creates an interface as specified.
     pub(super) fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
-        let created =
-            NewTap::create(&spec.name, spec.tap.multi_queue, interface_number(slot(spec)));
+        match &spec.device {
+            Device::Tap(tap) => self.create_tap(spec, *tap),
+            Device::Veth(peer) => self.create_veth(spec, peer),
+        }
+    }
+
+    fn create_tap(&mut self, spec: &LinkSpec, wanted: Tap) -> Result<(), KernelError> {
+        let created = NewTap::create(&spec.name, wanted.multi_queue, interface_number(slot(spec)));
         let tap = created.map_err(|source| {
             let (name, step) = (spec.name.clone(), "TUNSETIFF");
             KernelError::CreateLink { name, step, source }
         })?;
-        self.furnish(tap, spec)
+        self.furnish(tap, spec, wanted)
     }
 
     /// Configures a new TAP as specified, and makes it persistent.
-    fn furnish(&mut self, tap: NewTap, spec: &LinkSpec) -> Result<(), KernelError> {
+    fn furnish(&mut self, tap: NewTap, spec: &LinkSpec, wanted: Tap) -> Result<(), KernelError> {
         let refused =
             |step| move |source| KernelError::CreateLink { name: spec.name.clone(), step, source };
-        tap.set_owner(&spec.tap).map_err(|(kind, source)| match kind {
+        tap.set_owner(&wanted).map_err(|(kind, source)| match kind {
             AccountKind::User => refused("TUNSETOWNER")(source),
             AccountKind::Group => refused("TUNSETGROUP")(source),
         })?;
         // Until the TAP had its user, anybody who may open `/dev/net/tun` could open another queue of it, and read the
         // packets to the guest. From now on the kernel refuses that.
-        if spec.tap.multi_queue && self.queues(&spec.name).map_err(refused("queues"))? != 1 {
+        if wanted.multi_queue && self.queues(&spec.name).map_err(refused("queues"))? != 1 {
             // The open queue would keep the TAP alive after our descriptor is closed.
             self.delete_link(&spec.name)?;
             let words = "somebody opened it before it had its user".to_owned();
@@ -212,7 +218,7 @@ impl Route {
 
     /// Turns IPv6 off or on, for which rtnetlink has no request, then sends all parts in one `send`. Fails with the first
     /// part that is refused; the others are done all the same.
-    fn configure(
+    pub(super) fn configure(
         &mut self,
         spec: &LinkSpec,
         filters: Filters,
@@ -239,11 +245,11 @@ impl Route {
     }
 
     /// Sends all parts in one `send`. Fails with the first part that is refused; the others are done all the same.
-    pub(super) fn send_parts(
+    pub(super) fn send_parts<E>(
         &mut self,
         parts: Vec<Part>,
-        refused: impl Fn(&'static str, Refusal) -> KernelError,
-    ) -> Result<(), KernelError> {
+        refused: impl Fn(&'static str, Refusal) -> E,
+    ) -> Result<(), E> {
         let mut described = Vec::new();
         let mut requests = Vec::new();
         for part in parts {

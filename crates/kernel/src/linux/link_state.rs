@@ -95,6 +95,7 @@ const IFF_TAP: u8 = 2;
 const TUN: &str = "tun";
 const BRIDGE: &str = "bridge";
 const IFB: &str = "ifb";
+const VETH: &str = "veth";
 
 impl Route {
     /// Returns the interface of this name, or `None` if there is none.
@@ -319,13 +320,16 @@ pub(super) fn link(message: &[u8]) -> Option<(u32, LinkState)> {
             IFLA_GROUP => fields.group = read_u32(value, 0)?,
             // `netif_carrier_ok`, which a TAP has from `tun_attach` to `tun_detach` of drivers/net/tun.c.
             IFLA_CARRIER => fields.open = value.first().is_some_and(|carrier| *carrier != 0),
-            IFLA_LINKINFO => fields.tap = tap(value),
+            IFLA_LINKINFO => {
+                fields.tap = tap(value);
+                fields.veth = self::kind(value) == Some(VETH);
+            }
             IFLA_AF_SPEC => fields.settings = Settings::read(value),
             _ => {}
         }
     }
     let is_set = |flag| flags & flag != 0;
-    let Fields { alias, mac, mtu, open, group, settings, tap } = fields;
+    let Fields { alias, mac, mtu, open, group, settings, tap, veth } = fields;
     let state = LinkState {
         name: name?,
         alias,
@@ -335,7 +339,8 @@ pub(super) fn link(message: &[u8]) -> Option<(u32, LinkState)> {
         // `IFF_LOWER_UP` follows the other end. Until the kernel has noticed that it is up, which is when `IFF_RUNNING`
         // is set as well, it drops packets to it.
         carrier: is_set(IFF_LOWER_UP) && is_set(IFF_RUNNING),
-        open,
+        // The carrier of a veth is that of its other end, and says nothing of processes.
+        open: open && !veth,
         group,
         addresses: SmallSet::default(),
         neighbours: SmallMap::default(),
@@ -351,6 +356,7 @@ pub(super) fn link(message: &[u8]) -> Option<(u32, LinkState)> {
         forwarding_v6: settings.forwarding_v6,
         guarded: true,
         tap,
+        veth,
         shaping: ShapingState::default(),
     };
     Some((index, state))
@@ -389,6 +395,7 @@ struct Fields {
     group: u32,
     settings: Settings,
     tap: Option<Tap>,
+    veth: bool,
 }
 
 /// The settings of an interface for IPv4, and those for IPv6 if that is on. All are off if the interface has none: without IPv6 in

@@ -11,6 +11,7 @@ mod link;
 mod link_state;
 mod listeners;
 mod managers;
+mod namespace;
 mod netlink;
 mod opener;
 pub mod questions;
@@ -25,6 +26,7 @@ mod sysctl;
 pub mod tap;
 mod tap_user;
 mod uplink_route;
+mod veth;
 pub mod watched;
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Weak};

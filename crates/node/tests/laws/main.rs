@@ -13,6 +13,7 @@ mod kinds;
 mod node;
 mod owners;
 mod passed;
+mod pods;
 mod remembered;
 mod removed;
 mod routing;
@@ -449,6 +450,7 @@ pub(crate) fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkStat
         learns_routes: true,
         forwarding_v6: false,
         tap: None,
+        veth: false,
         shaping: ShapingState::default(),
     }
 }

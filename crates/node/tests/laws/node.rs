@@ -113,7 +113,6 @@ pub(crate) fn limited(limits: &str, workload: Workload) -> Workload {
         Workload::Function(function) => {
             Workload::Function(Function { limits: limits.parse().unwrap(), ..function })
         }
-        #[cfg(feature = "toy-kind")]
         other => other,
     }
 }

@@ -175,8 +175,8 @@ fn an_open_tap_is_not_given_to_another_instance() {
     // A process has opened a leaked TAP of ours, of the function `f0`.
     let leaked = |node: &TestNode| {
         let owner = node.owner().unwrap();
-        let alias =
-            alias::render(&owner, (Kind::Function, &name("f0")), (false, Limits::default()), &[]);
+        let (kind, policy) = (Kind::Function, (false, Limits::default()));
+        let alias = alias::render(&owner, (kind, &name("f0")), policy, None, &[]);
         let open = LinkState { alias: Some(alias), open: true, ..foreign_link(&interface(0)) };
         node.kernel.system().links.insert(interface(0), open);
     };

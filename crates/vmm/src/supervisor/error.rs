@@ -1,6 +1,6 @@
 use std::{io, path::PathBuf, time::Duration};
 
-use riklet_core::model::{InstanceName, Vmm};
+use riklet_core::model::{InstanceName, Kind, Vmm};
 use riklet_kernel::{AccountKind, KernelError};
 use riklet_sdn::{ErrorKind, NodeError, store::StoreError};
 
@@ -25,6 +25,14 @@ pub enum SupervisorError {
     Recorded {
         /// The instance.
         name: InstanceName,
+    },
+    /// Instances of its kind are started by somebody else.
+    #[error("{name} cannot be run: it is a {kind}, whose containers somebody else starts")]
+    NotRun {
+        /// The instance.
+        name: InstanceName,
+        /// The kind.
+        kind: Kind,
     },
     /// No VMM of this host can run it.
     #[error("{name} cannot be run")]
@@ -185,7 +193,8 @@ impl SupervisorError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Node(error) | Self::Run(RunError::Node(error)) => error.kind(),
-            Self::Account { .. }
+            Self::NotRun { .. }
+            | Self::Account { .. }
             | Self::UserTaken { .. }
             | Self::UserOfSlots { .. }
             | Self::Block(_)
@@ -229,6 +238,9 @@ impl SupervisorError {
                 Some("another node of this host has the same users: set vmm_uid_base".to_owned())
             }
             Self::UserOfSlots { .. } => Some("leave `user` out, or name another".to_owned()),
+            Self::NotRun { .. } => {
+                Some("`riklet-sdn up FILE --netns PATH` gives it its network".to_owned())
+            }
             Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
             Self::Vmm { source, .. } => Some(source.hint()),
             Self::Image { source, .. } => source.hint(),

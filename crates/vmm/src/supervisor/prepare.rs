@@ -133,6 +133,9 @@ fn prepare_all<K: Kernel, P: FnMut(Progress)>(
     let mut prepared = Vec::new();
     for workload in workloads {
         let name = || workload.name().clone();
+        if !workload.kind().runs() {
+            return Err(SupervisorError::NotRun { name: name(), kind: workload.kind() });
+        }
         let mut workload = workload.clone();
         let choice = choose::choose(workload.execution(), &facts);
         let choice = choice.map_err(|source| SupervisorError::Vmm { name: name(), source })?;

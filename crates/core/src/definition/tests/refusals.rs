@@ -135,7 +135,7 @@ name: other
     v2.yaml:1:13: apiVersion: unknown version "v2"; expected "v1"
     v2.yaml:2:7: kind: unknown kind "Functon"; did you mean "Function"?
     other.yaml:1:13: apiVersion: expected a string, found a number; put it in quotes
-    other.yaml:2:7: kind: unknown kind "Deployment"; expected Function; not supported yet: Pod
+    other.yaml:2:7: kind: unknown kind "Deployment"; expected Function or Pod
     none.yaml:1:1: apiVersion: missing
     none.yaml:1:1: name: missing
     none.yaml:1:1: kind: missing

@@ -136,7 +136,7 @@ pub(in crate::linux) fn set_link(
     RouteNetlinkMessage::SetLink(message)
 }
 
-fn set_up(index: u32) -> RouteNetlinkMessage {
+pub(in crate::linux) fn set_up(index: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
@@ -188,7 +188,7 @@ pub(in crate::linux) fn delete(selector: LinkAttribute) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(message)
 }
 
-pub(super) fn address_message(index: u32, address: IpNet) -> AddressMessage {
+pub(in crate::linux) fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     let ip = address.addr();
     message.header.family = netlink_family(ip);

@@ -27,7 +27,7 @@ fn spec(number: u16) -> LinkSpec {
         mtu: 1400,
         addresses: addresses.hosts().map(Addresses::network).collect(),
         neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
-        tap: Tap::default(),
+        device: Device::Tap(Tap::default()),
         shaping: Shaping::default(),
     }
 }

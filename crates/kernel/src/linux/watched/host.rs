@@ -9,7 +9,7 @@ use crate::{
 };
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, InterfaceName, PortRange, Protocol},
+    model::{AccountName, InterfaceName, NamespaceId, NamespacePath, PortRange, Protocol},
 };
 
 impl HostFacts for Watched {
@@ -38,6 +38,10 @@ impl HostFacts for Watched {
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError> {
         self.kernel.account(kind, name)
+    }
+
+    fn namespace(&mut self, path: &NamespacePath) -> Result<NamespaceId, KernelError> {
+        self.kernel.namespace(path)
     }
 
     fn is_alive(&mut self, process: ProcessId) -> Result<bool, KernelError> {

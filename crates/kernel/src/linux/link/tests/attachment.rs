@@ -6,13 +6,13 @@ use super::*;
 fn creation_fails_if_the_tap_is_opened_before_it_has_its_owner() {
     isolated(|| {
         let several = Tap { owner: Some(0), group: None, multi_queue: true };
-        let (mut route, spec) = (route(), LinkSpec { tap: several, ..spec(1) });
+        let (mut route, spec) = (route(), LinkSpec { device: Device::Tap(several), ..spec(1) });
         let before = ip("-j link");
         let new = NewTap::create(&spec.name, true, 77).unwrap();
         let stranger = tap::open().unwrap();
         tap::set_interface(&stranger, &spec.name, 0x0100).unwrap();
         assert_eq!(route.queues(&spec.name), Ok(2));
-        let refused = route.furnish(new, &spec).unwrap_err();
+        let refused = route.furnish(new, &spec, several).unwrap_err();
         assert_eq!(refused.refusal().errno, Some(Refusal::EBUSY), "{refused}");
         assert_eq!(ip("-j link"), before, "nobody keeps it");
         route.create_link(&spec).unwrap();
@@ -61,7 +61,7 @@ fn only_its_owner_and_group_can_attach_to_a_tap() {
         let owned = Tap { owner: Some(4321), group: Some(8765), multi_queue: false };
         let taps = [(1, Tap::default()), (2, owned), (3, Tap { group: None, ..owned })];
         for (number, tap) in taps {
-            let spec = LinkSpec { tap, ..spec(number) };
+            let spec = LinkSpec { device: Device::Tap(tap), ..spec(number) };
             route.create_link(&spec).unwrap();
             assert_eq!(differences(&mut route, &spec), [""; 0]);
             assert_eq!(route.link(&spec.name).unwrap().unwrap().tap, Some(tap));
@@ -86,10 +86,8 @@ fn a_tap_changes_its_owner_while_it_is_not_open() {
     isolated(|| {
         let (mut route, spec) = (route(), spec(1));
         route.create_link(&spec).unwrap();
-        let given = LinkSpec {
-            tap: Tap { owner: Some(0), group: Some(8765), multi_queue: false },
-            ..spec.clone()
-        };
+        let tap = Tap { owner: Some(0), group: Some(8765), multi_queue: false };
+        let given = LinkSpec { device: Device::Tap(tap), ..spec.clone() };
         let state = route.link(&spec.name).unwrap().unwrap();
         let found = given.differences(&state);
         assert!(
@@ -99,15 +97,15 @@ fn a_tap_changes_its_owner_while_it_is_not_open() {
         assert_eq!(differences(&mut route, &given), ["owner 0", "owning group 8765"]);
 
         let guest = attach(&spec);
-        let (kind, refused) = tap::set_owner(&given.name, &given.tap).unwrap_err();
+        let (kind, refused) = tap::set_owner(&given.name, &tap).unwrap_err();
         assert_eq!((kind, refused.errno), (AccountKind::User, Some(Refusal::EBUSY)));
         drop(guest);
-        tap::set_owner(&given.name, &given.tap).unwrap();
+        tap::set_owner(&given.name, &tap).unwrap();
         assert_eq!(differences(&mut route, &given), [""; 0]);
         assert!(ip("-d link show dev rik1").contains("vnet_hdr on"));
 
         // An owner cannot be removed: the kernel has no number that stands for none.
-        let nobody = Tap { owner: Some(u32::MAX), ..given.tap };
+        let nobody = Tap { owner: Some(u32::MAX), ..tap };
         let (_, refused) = tap::set_owner(&given.name, &nobody).unwrap_err();
         assert_eq!(refused.errno, Some(Errno::INVAL.raw_os_error()));
         let state = route.link(&spec.name).unwrap().unwrap();
@@ -115,7 +113,7 @@ fn a_tap_changes_its_owner_while_it_is_not_open() {
         assert!(found.iter().all(|difference| difference.remedy() == Remedy::Replace), "{found:?}");
         assert_eq!(differences(&mut route, &spec), ["no owner", "no owning group"]);
 
-        let (_, missing) = tap::set_owner(&self::spec(2).name, &given.tap).unwrap_err();
+        let (_, missing) = tap::set_owner(&self::spec(2).name, &tap).unwrap_err();
         assert_eq!(missing.errno, Some(Refusal::ENODEV));
     });
 }
@@ -124,7 +122,8 @@ fn a_tap_changes_its_owner_while_it_is_not_open() {
 fn a_tap_must_be_replaced_to_change_its_number_of_queues() {
     isolated(|| {
         let (mut route, one) = (route(), spec(1));
-        let several = LinkSpec { tap: Tap { multi_queue: true, ..one.tap }, ..one.clone() };
+        let multi_queue = Tap { multi_queue: true, ..Tap::default() };
+        let several = LinkSpec { device: Device::Tap(multi_queue), ..one.clone() };
         for (made, wanted, difference) in
             [(&one, &several, "several queues"), (&several, &one, "one queue")]
         {
@@ -134,7 +133,7 @@ fn a_tap_must_be_replaced_to_change_its_number_of_queues() {
             let state = route.link(&made.name).unwrap().unwrap();
             assert_eq!(wanted.differences(&state)[0].remedy(), Remedy::Replace);
             let guest = attach(made);
-            assert_eq!(tap::attach(&made.name).is_ok(), made.tap.multi_queue);
+            assert_eq!(tap::attach(&made.name).is_ok(), made.tap().unwrap().multi_queue);
             assert!(route.link(&made.name).unwrap().unwrap().carrier);
             drop(guest);
             route.delete_link(&made.name).unwrap();
