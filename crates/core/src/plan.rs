@@ -88,7 +88,7 @@ pub enum LinkDeletion {
     Immediate,
     /// Later, by a background task. Those that a process has open are set down now; the others only forward nothing any
     /// more, since the kernel looks through all tracked connections for each interface that goes down
-    /// (`masq_device_event` of `net/netfilter/nf_nat_masquerade.c`). Their slots must not be used again before.
+    /// (`masq_device_event` of `net/netfilter/nf_nat_masquerade.c`). Their slots must not be used again before. Veths are deleted at once.
     Deferred,
 }
 
@@ -232,9 +232,13 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let ipv6 = fragments.iter().filter_map(|(slot, fragment)| ipv6_step(*slot, fragment, observed));
     let drain = drain_steps(desired.deletion, &leaving, observed);
     let twins = leaving_twins(&leaving, &untouched, &fragments, observed);
-    let deleted: BTreeSet<_> = leaving.iter().map(|slot| slot.interface()).chain(twins).collect();
-    let delete = (!deleted.is_empty() && desired.deletion == LinkDeletion::Immediate)
-        .then_some(Step::DeleteLinks(deleted));
+    let deleted: BTreeSet<_> = match desired.deletion {
+        LinkDeletion::Immediate => {
+            leaving.iter().map(|slot| slot.interface()).chain(twins).collect()
+        }
+        LinkDeletion::Deferred => veths(&leaving, observed),
+    };
+    let delete = (!deleted.is_empty()).then_some(Step::DeleteLinks(deleted));
     let mut entries: BTreeSet<Entry> =
         fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
     entries.extend(entries_left_alone(desired.pool, &untouched, observed));
@@ -339,6 +343,17 @@ fn leaving_links(
     ours.map(|(&slot, _)| slot)
         .filter(|slot| !fragments.contains_key(slot) && !untouched.contains(slot))
         .collect()
+}
+
+/// Returns the veths of leaving slots, with their twins. They are deleted at once: the other end is in a namespace of
+/// somebody else, who may make an interface of its name there next.
+fn veths(leaving: &BTreeSet<Slot>, observed: &Observed) -> BTreeSet<InterfaceName> {
+    let links = leaving.iter().filter_map(|slot| Some((*slot, observed.links.get(slot)?)));
+    let names = links.filter(|(_, link)| link.veth).flat_map(|(slot, link)| {
+        let twin = link.shaping.twin.is_some().then(|| Twin::name(slot));
+        [slot.interface()].into_iter().chain(twin)
+    });
+    names.collect()
 }
 
 /// Returns the twins of our interfaces that belong to no instance, and those that are left of interfaces that are gone.

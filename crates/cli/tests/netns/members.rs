@@ -5,8 +5,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use serde_json::{Value, json};
 
 use crate::{
+    pods::pod,
     supervised::{HELLO, assert_answers, hello, second},
-    world::{Firewall, World, function::function, on_every_firewall},
+    world::{Firewall, Namespace, World, function::function, on_every_firewall},
 };
 
 #[test]
@@ -103,6 +104,27 @@ fn members_reach_no_internal_server() {
     assert!(server.accept().is_err(), "somebody connected");
     assert!(!program.has_started());
 }
+
+on_every_firewall!(members_bring_up_no_pods, |world| {
+    let daemon = world.daemon(&["--api-group", "4242"]);
+    let socket = world.socket().display().to_string();
+    let container = Namespace::new();
+    let mut web = pod("web", &[]);
+    web["spec"]["pod"]["namespace"] = json!(container.path());
+    let web = web.to_string();
+    let member = "--reuid 54321 --regid 4242 --clear-groups curl -sS --max-time 20 -X PUT -H content-type:application/json";
+    let rest = ["--unix-socket", &*socket, "--data", &*web, "http://localhost/v1/pods/web"];
+    let words: Vec<_> = member.split(' ').chain(rest).collect();
+    let answer = world.program("setpriv", &words, "").success();
+    assert!(answer.contains("web: only root may bring up a Pod"), "{answer}");
+    assert_eq!(container.tool(&["ip", "-brief", "link", "show", "type", "veth"]), "");
+    // Root may, by the same socket.
+    let reply = daemon.ask("PUT", "/v1/pods/web", &web);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(container.tool(&["ip", "route"]).contains("default via "));
+    assert_eq!(daemon.ask("DELETE", "/v1/pods/web", "").status, 200);
+    assert_eq!(container.tool(&["ip", "-brief", "link", "show", "type", "veth"]), "");
+});
 
 on_every_firewall!(a_members_policy_reaches_no_further_than_the_nodes_guests, |world| {
     let _daemon = world.daemon(&["--api-group", "4242"]);

@@ -25,8 +25,8 @@ use riklet_core::{
     link::{DRAINING_GROUP, LinkSpec, Tap},
     manager::ManagerFile,
     model::{
-        Account, AccountName, Egress, Family, FlowLimit, InterfaceName, Limits, Owner, OwnerId,
-        Slot,
+        Account, AccountName, Egress, Family, FlowLimit, InterfaceName, Limits, NamespaceId, Owner,
+        OwnerId, Slot,
     },
     routing::{HostRoute, MAIN, NextHop, PROTOCOL, RoutingRule, TABLES, UplinkMarks, UplinkRoute},
     shaping::Shaping,
@@ -90,7 +90,7 @@ const EFFECTS: [(&str, Call); 22] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 44] = [
+const OBSERVATIONS: [(&str, Call); 45] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("twins", |kernel| kernel.twins().map(drop)),
@@ -136,6 +136,7 @@ const OBSERVATIONS: [(&str, Call); 44] = [
         Ok(())
     }),
     ("resolvers", |kernel| kernel.resolvers().map(drop)),
+    ("namespace", |kernel| kernel.namespace(&"/run/netns/web".parse().unwrap()).map(drop)),
     ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
     ("is_alive", |kernel| kernel.is_alive(ProcessId::current().unwrap()).map(drop)),
     ("iptables", |kernel| kernel.iptables().map(drop)),
@@ -233,6 +234,7 @@ fn system() -> System {
             (foreign_chain(), true),
         ]
         .into(),
+        namespaces: [("/run/netns/web".parse().unwrap(), NamespaceId::new(7))].into(),
         implicit_tables: ["filter".to_owned()].into(),
         manager_files: [(ManagerFile::Networkd, Some(String::new()))].into(),
         routes: vec![HostRoute { destination: IpNet::default(), interface: None }],

@@ -9,6 +9,7 @@ use riklet_sdn::{ErrorKind, NodeError, RebuildOptions, UpOptions};
 use crate::{
     name,
     node::{Operation, TestNode, function},
+    warm::{Turn, assert_sound, take},
 };
 
 const PATH: &str = "/run/netns/web";
@@ -164,4 +165,20 @@ fn a_namespace_that_is_none_is_refused_before_anything_is_recorded() {
     let refused = node.node().up(&[Workload::Pod(other)], UpOptions::default()).unwrap_err();
     assert!(matches!(refused, NodeError::OtherNamespace { .. }), "{refused}");
     assert_eq!(node.state(), before);
+}
+
+/// The other end is in somebody else's namespace, where its name may be needed next.
+#[test]
+fn a_daemon_deletes_the_interface_of_a_pod_at_once() {
+    let node = node(7);
+    let mut daemon = node.warm();
+    daemon.up(&[web(8000), function(0, &[9000])], UpOptions::default()).unwrap();
+    daemon.down(&Selector::All, false).unwrap();
+    let left: Vec<_> = node.kernel.system().links.keys().cloned().collect();
+    assert_eq!(left, [Slot::new(1).interface()], "the TAP is deleted later");
+    assert!(node.kernel.system().twins.is_empty());
+    take(&Turn::Drain, &mut daemon);
+    assert!(node.kernel.system().links.is_empty());
+    daemon.up(&[web(8000)], UpOptions::default()).unwrap();
+    assert_sound(&node, &mut daemon);
 }
