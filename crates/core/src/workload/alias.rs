@@ -11,10 +11,7 @@ use std::net::Ipv4Addr;
 
 use crate::{
     link::PeerName,
-    model::{
-        Bracketed, Exposure, InstanceName, Kind, Limits, Mark, NamespaceId, NamespacePath, Owner,
-        Protocol,
-    },
+    model::{Bracketed, Exposure, InstanceName, Kind, Limits, Mark, NamespaceId, Owner, Protocol},
 };
 
 /// The beginning of the alias of every interface of ours.
@@ -68,14 +65,8 @@ pub fn render(
     let policy = if policy { format!(" {POLICY}") } else { String::new() };
     let limits = if limits.is_empty() { String::new() } else { format!(" {LIMITS}{limits}") };
     let mut alias = format!("{}{kind}{name}{policy}{limits}", signature(owner));
-    if let Some(PeerName { path, namespace, interface }) = peer {
-        alias.push_str(&format!(" {PEER}{}:{interface}", namespace.number()));
-        if let Some(path) = path.as_ref().map(NamespacePath::as_str)
-            && alias.len() + 1 + path.len() + ROOM <= MAX_LENGTH
-        {
-            alias.push(':');
-            alias.push_str(path);
-        }
+    if let Some(peer) = peer {
+        alias.push_str(&peer_word(peer, alias.len()));
     }
     for (index, exposure) in exposures.iter().enumerate() {
         let address =
@@ -92,6 +83,17 @@ pub fn render(
         alias.push_str(&word);
     }
     with_directory(alias, owner)
+}
+
+/// Returns the word for the other end of a veth, in an alias of which this number of bytes is written.
+fn peer_word(PeerName { path, namespace, interface }: &PeerName, written: usize) -> String {
+    let word = format!(" {PEER}{}:{interface}", namespace.number());
+    match path {
+        Some(path) if written + word.len() + 1 + path.as_str().len() + ROOM <= MAX_LENGTH => {
+            format!("{word}:{path}")
+        }
+        _ => word,
+    }
 }
 
 /// Returns the alias of an interface that no instance has yet. It names the owner, and no instance ([`parse`]).

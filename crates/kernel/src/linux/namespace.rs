@@ -1,5 +1,5 @@
 //! Network namespaces of guests (namespaces(7)): the files that lead to them, and work inside. It has `unsafe`: rustix has
-//! no safe wrapper for the requests of ioctl_nsfs(2).
+//! no safe wrapper for the requests of `ioctl_nsfs(2)`.
 
 #![expect(unsafe_code, reason = "the requests of <linux/nsfs.h> have no safe wrapper")]
 

@@ -11,7 +11,7 @@ use riklet_core::{
     manager,
     model::{
         Account, Egress, EgressPolicy, Execution, Exposure, Function, InstanceName, Limits, Owner,
-        OwnerId, PortRange, Protocol, Queues, Workload,
+        OwnerId, Pod, PortRange, Protocol, Queues, Workload,
     },
 };
 use riklet_kernel::fake::{FakeKernel, Stopped, System};
@@ -113,7 +113,9 @@ pub(crate) fn limited(limits: &str, workload: Workload) -> Workload {
         Workload::Function(function) => {
             Workload::Function(Function { limits: limits.parse().unwrap(), ..function })
         }
-        other => other,
+        Workload::Pod(pod) => Workload::Pod(Pod { limits: limits.parse().unwrap(), ..pod }),
+        #[cfg(feature = "toy-kind")]
+        Workload::Toy(toy) => Workload::Toy(toy),
     }
 }
 
