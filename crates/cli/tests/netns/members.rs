@@ -117,13 +117,13 @@ on_every_firewall!(members_bring_up_no_pods, |world| {
     let words: Vec<_> = member.split(' ').chain(rest).collect();
     let answer = world.program("setpriv", &words, "").success();
     assert!(answer.contains("web: only root may bring up a Pod"), "{answer}");
-    assert_eq!(container.tool(&["ip", "-brief", "link", "show", "type", "veth"]), "");
+    assert_eq!(container.tool(&["ip", "-br", "link", "show", "type", "veth"]), "");
     // Root may, by the same socket.
     let reply = daemon.ask("PUT", "/v1/pods/web", &web);
     assert_eq!(reply.status, 200, "{reply:?}");
     assert!(container.tool(&["ip", "route"]).contains("default via "));
     assert_eq!(daemon.ask("DELETE", "/v1/pods/web", "").status, 200);
-    assert_eq!(container.tool(&["ip", "-brief", "link", "show", "type", "veth"]), "");
+    assert_eq!(container.tool(&["ip", "-br", "link", "show", "type", "veth"]), "");
 });
 
 on_every_firewall!(a_members_policy_reaches_no_further_than_the_nodes_guests, |world| {

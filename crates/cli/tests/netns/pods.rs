@@ -41,7 +41,7 @@ fn started(world: &World, definition: &Value, container: &Namespace) -> (Ipv4Add
 }
 
 fn interfaces(container: &Namespace) -> String {
-    container.tool(&["ip", "-brief", "link", "show", "type", "veth"])
+    container.tool(&["ip", "-br", "link", "show", "type", "veth"])
 }
 
 fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
@@ -153,7 +153,7 @@ on_every_firewall!(a_namespace_that_is_gone_takes_only_its_own_pod_along, |world
     container = next;
     drop(container);
     wait_for("the kernel to take the interface away", SILENCE * 10, || {
-        let links = world.node.tool(&["ip", "-brief", "link"]);
+        let links = world.node.tool(&["ip", "-br", "link"]);
         (!links.contains("rik0")).then_some(())
     });
     let other = world.start([(function("vm", &[exposure(Tcp, 7070, 3000)]), &[(Tcp, 3000)][..])]);
