@@ -100,6 +100,26 @@ on_every_firewall!(guests_boot_and_are_reached, |world| {
     assert_same(&before, &SystemState::take(&world.node));
 });
 
+on_every_firewall!(a_guest_that_knows_nothing_boots, |world| {
+    let _daemon = world.daemon(&["--mtu", "1400"]);
+    world.riklet(&["up", "-"], HELLO).success();
+    let hello = Vm::start(world, "hello", &[], |arguments| {
+        "console=ttyS0 reboot=k panic=1 quiet riklet.http=3000"
+            .clone_into(&mut arguments.command_line);
+    });
+    let answer = hello.wait_for_answer(&world.client, at(NODE_LAN, 8080));
+    assert_eq!(answer["function"], "hello");
+    assert_eq!(answer["address"], hello.guest().to_string());
+    assert_eq!(answer["mtu"], 1400);
+    assert_eq!(answer["dns"], serde_json::json!(["192.0.2.53", "198.51.100.53"]));
+    assert_eq!(client(&answer), CLIENT);
+    let server = who_server(&world.internet, at(INTERNET, 80));
+    let fetch = format!("/cgi-bin/fetch?http://{}/", server.address);
+    let answer = get(&world.client, at(NODE_LAN, 8080), &fetch);
+    assert_eq!(client(&answer), NODE_UPLINK);
+    hello.power_down();
+});
+
 const MANY: &str = r"
 apiVersion: v1
 kind: Function

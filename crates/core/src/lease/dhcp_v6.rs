@@ -12,6 +12,8 @@ const RENEWAL: u32 = DURATION / 2;
 const REBINDING: u32 = DURATION / 8 * 7;
 /// The number of identity associations that are answered: a client has one of addresses, and may have one of prefixes.
 const ASSOCIATIONS: usize = 4;
+/// The preference of a server for which a client waits no longer (RFC 8415, section 18.2.1).
+const ONLY: u8 = 255;
 /// The length of `msg-type` and `transaction-id`.
 const START: usize = 4;
 /// The longest identifier of a client (RFC 8415, section 11.1).
@@ -37,6 +39,7 @@ mod code {
     pub(super) const SERVER: u16 = 2;
     pub(super) const ADDRESSES: u16 = 3;
     pub(super) const ADDRESS: u16 = 5;
+    pub(super) const PREFERENCE: u16 = 7;
     pub(super) const STATUS: u16 = 13;
     pub(super) const RAPID: u16 = 14;
     pub(super) const RESOLVERS: u16 = 23;
@@ -238,6 +241,9 @@ pub(super) fn answer(message: &[u8], guest: Ipv6Addr, lease: &Lease) -> Option<V
         _ => {
             if question.kind == kind::SOLICIT && question.rapid {
                 answer.add(code::RAPID, &[]);
+            }
+            if question.kind == kind::SOLICIT {
+                answer.add(code::PREFERENCE, &[ONLY]);
             }
             question.associate(&mut answer, guest);
             answer.add_resolvers(lease);

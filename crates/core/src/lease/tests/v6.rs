@@ -33,6 +33,7 @@ const CLIENT: u16 = 1;
 const SERVER: u16 = 2;
 const ADDRESSES: u16 = 3;
 const ADDRESS: u16 = 5;
+const PREFERENCE: u16 = 7;
 const STATUS: u16 = 13;
 const RAPID: u16 = 14;
 const RESOLVERS: u16 = 23;
@@ -134,7 +135,7 @@ fn given(found: &Found) -> Vec<(Ipv6Addr, u32)> {
 fn guest_is_offered_and_given_its_address() {
     let parts = [client(), association(&[])];
     let (kind, offer) = answered(SOLICIT, &parts).unwrap();
-    assert_eq!(kind, ADVERTISE);
+    assert_eq!((kind, get(&offer, PREFERENCE)), (ADVERTISE, Some(&[255][..])));
     let rapid = [client(), association(&[]), option(RAPID, &[])];
     let (kind, rapid) = answered(SOLICIT, &rapid).unwrap();
     assert_eq!((kind, get(&rapid, RAPID)), (REPLY, Some(&[][..])));
@@ -172,7 +173,7 @@ fn only_one_address_and_no_prefix_is_given() {
     let prefixes = option(PREFIXES, &[0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0]);
     let parts = [client(), association(&[]), association(&[]), prefixes];
     let (_, found) = answered(SOLICIT, &parts).unwrap();
-    let [first, second, third] = [2, 3, 4].map(|place: usize| &found[place]);
+    let [first, second, third] = [3, 4, 5].map(|place: usize| &found[place]);
     assert_eq!((first.0, options(&first.1[12..])[0].0), (ADDRESSES, ADDRESS));
     assert_eq!((second.0, options(&second.1[12..])), (ADDRESSES, vec![(STATUS, vec![0, 2])]));
     assert_eq!((third.0, options(&third.1[12..])), (PREFIXES, vec![(STATUS, vec![0, 6])]));
