@@ -25,10 +25,11 @@ use riklet_vmm::{
 };
 
 use http::{get, udp_echo, who_server};
-use vm::Vm;
+use vm::{Vm, image_file};
 use world::{
     CLIENT, Firewall, INTERNET, NODE_LAN, NODE_UPLINK, World, on_every_firewall,
     state::{SystemState, assert_same},
+    wait_for,
 };
 
 /// Limits the time that a command of QEMU may take on a busy host.
@@ -119,6 +120,41 @@ on_every_firewall!(a_guest_that_knows_nothing_boots, |world| {
     assert_eq!(client(&answer), NODE_UPLINK);
     hello.power_down();
 });
+
+/// A Debian with systemd-networkd gets both families by DHCP, whatever its NIC is called.
+#[test]
+fn a_debian_that_was_made_elsewhere_comes_up() {
+    let mut world = World::new(Firewall::Nftables);
+    world.environment.insert("RIKLET_SDN_IPV6".to_owned(), "on".to_owned());
+    let world = &world;
+    let _daemon = world.daemon(&["--mtu", "1400"]);
+    world.riklet(&["up", "-"], HELLO).success();
+    // What it writes is gone with QEMU.
+    let hello = Vm::start(world, "hello", &["-snapshot"], |arguments| {
+        arguments.kernel = image_file("vmlinuz");
+        arguments.initrd = Some(image_file("initrd"));
+        arguments.rootfs = Some(image_file("root.ext4"));
+        arguments.memory_mib = 512;
+        "console=ttyS0 root=/dev/vda rw quiet".clone_into(&mut arguments.command_line);
+    });
+    let path = "/cgi-bin/network";
+    let shown = wait_for("both families", Duration::from_mins(2), || {
+        let shown = hello.wait_for_answer_at(&world.client, at(NODE_LAN, 8080), path);
+        let v6 = hello.arguments.attachment.addresses.v6.expect("IPv6 is on").guest;
+        shown.to_string().contains(&format!("\"local\":\"{v6}\"")).then_some(shown)
+    });
+    let nics = shown["addresses"].as_array().expect("NICs");
+    let nic = nics.iter().find(|nic| nic["ifname"] != "lo").expect("a NIC");
+    assert_ne!(nic["ifname"], "eth0", "it has the name that udev gives it");
+    assert_eq!(nic["mtu"], 1400);
+    assert!(shown.to_string().contains(&format!("\"local\":\"{}\"", hello.guest())), "{shown}");
+    let routes = shown["routes"].as_array().expect("routes");
+    let default = routes.iter().find(|route| route["dst"] == "default").expect("a default route");
+    assert_eq!(default["gateway"], hello.host().to_string());
+    assert_eq!(shown["dns"], "192.0.2.53 198.51.100.53");
+    hello.power_down();
+    world.riklet(&["check"], "").success();
+}
 
 const MANY: &str = r"
 apiVersion: v1

@@ -88,9 +88,20 @@ impl Vm {
     /// Waits for the guest to answer `GET /`, and returns the answer.
     #[track_caller]
     pub(crate) fn wait_for_answer(&self, from: &Namespace, published: SocketAddrV4) -> Value {
+        self.wait_for_answer_at(from, published, "/")
+    }
+
+    /// Waits for the guest to answer `GET` of this path, and returns the answer.
+    #[track_caller]
+    pub(crate) fn wait_for_answer_at(
+        &self,
+        from: &Namespace,
+        published: SocketAddrV4,
+        path: &str,
+    ) -> Value {
         let answer = wait_for(&format!("the guest behind {published}"), DEADLINE, || {
             self.assert_running();
-            let output = try_get(from, published, "/", TRY);
+            let output = try_get(from, published, path, TRY);
             (output.code == Some(0)).then(|| output.success())
         });
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer}"))
@@ -189,6 +200,14 @@ fn instance(world: &World, name: &str) -> Instance {
 fn guest_file(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest").join(name);
     assert!(path.exists(), "{} is missing: run `scripts/guest target/guest`", path.display());
+    path
+}
+
+/// Returns the path of a file of the image that these tests boot.
+#[track_caller]
+pub(crate) fn image_file(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/image").join(name);
+    assert!(path.exists(), "{} is missing: run `scripts/image target/image`", path.display());
     path
 }
 
