@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod cni;
 mod config;
 mod doctor;
 mod down;
@@ -45,6 +46,9 @@ use node::ChosenNode;
 use output::Output;
 
 fn main() -> ExitCode {
+    if let Some(code) = cni::run() {
+        return code;
+    }
     let args = match usage::parse() {
         Ok(args) => args,
         Err(code) => return code,

@@ -10,6 +10,7 @@
 mod api;
 mod at_once;
 mod attacks;
+mod cni;
 mod crashes;
 mod daemon;
 #[path = "../../../vmm/tests/vmm/description/mod.rs"]
