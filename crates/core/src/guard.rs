@@ -537,4 +537,4 @@ fn assemble(steps: &[Step]) -> Vec<Instruction> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -23,14 +23,16 @@ fn guard() -> Guard {
 
 /// A frame as the kernel sees it.
 #[derive(Debug, Clone)]
-struct Frame {
-    bytes: Vec<u8>,
-    interface: u32,
-    tagged: bool,
+pub(crate) struct Frame {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) interface: u32,
+    pub(crate) tagged: bool,
 }
 
 /// Runs a program as the kernel does: a load past the end of the frame returns 0.
-fn run(program: &[Instruction], frame: &Frame) -> u32 {
+pub(crate) fn run(program: &[Instruction], frame: &Frame) -> u32 {
+    /// `BPF_JMP | BPF_JA`, which the guard does without.
+    const JUMP: u16 = 0x05;
     let (mut accumulator, mut index, mut memory, mut at) = (0_u32, 0_u32, [0_u32; 16], 0_usize);
     let read = |offset: u32, length: usize| match offset {
         INTERFACE => Some(frame.interface),
@@ -72,7 +74,9 @@ fn run(program: &[Instruction], frame: &Frame) -> u32 {
             RECALL => index = memory[usize::try_from(operand).unwrap()],
             _ => {}
         }
-        at += 1 + usize::from(if holds { if_true } else { if_false });
+        let jump = if code == JUMP { operand } else { 0 };
+        let jump = usize::try_from(jump).unwrap();
+        at += 1 + jump + usize::from(if holds { if_true } else { if_false });
     }
 }
 

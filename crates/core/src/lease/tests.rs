@@ -1,3 +1,4 @@
+mod filtered;
 mod v6;
 
 use std::net::Ipv4Addr;

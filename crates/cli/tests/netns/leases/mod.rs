@@ -25,6 +25,7 @@ use crate::{
         Firewall, INTERNET, NODE_LAN, World,
         function::{exposure, function},
         guest::Guest,
+        held::{Held, HoldPoint},
         namespace::Namespace,
         on_every_firewall,
         traffic::{PATIENCE, SILENCE, ping},
@@ -254,6 +255,26 @@ on_every_firewall!(an_answer_comes_at_once, |world| {
     }
     assert!(median < Duration::from_millis(50), "{times:?}");
 });
+
+/// An operation that takes long, of the daemon or of another process, keeps no guest waiting.
+#[test]
+fn an_operation_in_progress_delays_no_answer() {
+    let world = &World::new(Firewall::IptablesNft);
+    let _daemon = world.daemon(&[]);
+    let guest = bare(world, asking("web"));
+    let mut asker = Asker::new(&guest);
+    assert!(asker.ask(&guest, DISCOVER, None, None).is_some());
+    let held = Held::restore(world, "8081", HoldPoint::Before);
+    let other = function("other", &[exposure(Tcp, 8081, TARGET)]);
+    let up = world.riklet_in_background(&["up", "-"], &other.to_string());
+    held.wait();
+    for _ in 0..10 {
+        let answer = asker.ask(&guest, DISCOVER, None, None).expect("an offer");
+        assert_eq!(answer.given, guest.nic.address);
+    }
+    drop(held);
+    up.wait().success();
+}
 
 /// Without the capability for its socket, the daemon answers nobody, says so, and does everything else.
 #[test]

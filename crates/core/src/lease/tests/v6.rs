@@ -91,6 +91,16 @@ fn datagram(kind: u8, parts: &[Vec<u8>]) -> Vec<u8> {
     frame(LINK, UDP, 1, &[udp, message].concat())
 }
 
+/// Returns the frame of a question for an address.
+pub(super) fn solicit() -> Vec<u8> {
+    datagram(SOLICIT, &[client(), association(&[])])
+}
+
+/// Returns the frame of a question for a router.
+pub(super) fn router_solicitation() -> Vec<u8> {
+    frame(LINK, ICMP, 255, &[133, 0, 0, 0, 0, 0, 0, 0])
+}
+
 /// Reads the payload of an answer, and asserts what holds for each.
 fn payload(frame: &[u8], to: Ipv6Addr, next: u8) -> Vec<u8> {
     let ethernet = [&MAC.octets()[..], &GATEWAY_MAC.octets(), &[0x86, 0xdd]].concat();
