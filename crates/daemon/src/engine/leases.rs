@@ -20,7 +20,10 @@ use riklet_core::{
     model::Slot,
 };
 use riklet_kernel::{HostFacts, KernelError, linux::questions::Questions};
-use riklet_sdn::{Config, Instance, LinkStatus, ListedInstance, Node, NodeError};
+use riklet_sdn::{
+    Config, Instance, LinkStatus, ListedInstance, Node, NodeError,
+    store::{Setting, Store},
+};
 use riklet_vmm::attachment::Attachment;
 
 /// The time after which the kernel is asked again for a socket.
@@ -213,6 +216,12 @@ fn answer(
 
 /// Tells all guests that have IPv6 of their router. Returns whether the host has a default route; `None` if no guest has IPv6.
 fn announce(questions: &Questions, node: &mut Node) -> Result<Option<bool>, NodeError> {
+    // Where no guest ever had IPv6, they need not be listed.
+    let range = Store::open_existing(&node.config().state_dir)?
+        .and_then(|store| store.setting(Setting::PoolV6).transpose());
+    if range.transpose()?.is_none() {
+        return Ok(None);
+    }
     let listed = node.list()?;
     let Some(routed) = routed(node, listed.iter().map(|listed| &listed.instance))? else {
         return Ok(None);
