@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn each_attachment_has_a_name_of_its_own_network() {
         let web = attachment("web.1", "eth0");
-        assert_eq!(web.name("net").as_str(), "cni-192d3f4e-web1-a4e8ed7cb388571f");
+        assert_eq!(web.name("net").as_str(), "cni-529e7708-web1-a4d04f7ac5417725");
         let others = [attachment("web.1", "eth1"), attachment("web1", "eth0")];
         assert!(others.iter().all(|other| other.name("net") != web.name("net")));
         assert_ne!(web.name("net"), web.name("other"));

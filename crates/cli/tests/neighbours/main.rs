@@ -23,6 +23,7 @@ mod leases;
 mod network_manager;
 mod networkd;
 mod owning;
+mod plugin;
 mod podman;
 mod router;
 mod stage;
