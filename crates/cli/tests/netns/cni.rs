@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::{Value, json};
 
 use crate::world::{
-    INTERNET_FAR, NODE_LAN, NODE_UPLINK, Namespace, World,
+    Firewall, INTERNET_FAR, NODE_LAN, NODE_UPLINK, Namespace, World,
     command::Output,
     on_every_firewall,
     state::{SystemState, assert_same},
@@ -287,3 +287,31 @@ on_every_firewall!(a_deletion_needs_nothing_that_is_left, |world| {
     nothing_recorded(world);
     assert_eq!(world.riklet(&["check"], "").success(), "");
 });
+
+#[test]
+fn a_node_that_cannot_attach_anything_says_so() {
+    let world = &World::new(Firewall::Nftables);
+    let unprivileged = || {
+        let drop = ["--bounding-set", "-net_admin", "env", "CNI_COMMAND=STATUS"];
+        let arguments = [&drop[..], &[env!("CARGO_BIN_EXE_riklet-sdn")]].concat();
+        world.program("setpriv", &arguments, &plain().to_string())
+    };
+    assert_eq!(error(&unprivileged()).0, 50);
+    call(world, "STATUS", &[], &plain()).success();
+    let web = Container::new(world, "web");
+    web.add(&plain());
+    let (code, said) = error(&unprivileged());
+    assert!(code == 51 && said.contains("CAP_NET_ADMIN"), "{code} {said}");
+    call(world, "STATUS", &[], &plain()).success();
+    // A daemon that does not answer may do so later.
+    let daemon = world.daemon(&[]);
+    daemon.signal(rustix::process::Signal::STOP);
+    let next = Container::new(world, "next");
+    let (code, said) = error(&next.call("ADD", &plain()));
+    assert_eq!(code, 11, "{said}");
+    let (code, said) = error(&call(world, "STATUS", &[], &plain()));
+    assert_eq!(code, 50, "{said}");
+    assert_eq!(next.interfaces(), "");
+    daemon.signal(rustix::process::Signal::CONT);
+    next.add(&plain());
+}

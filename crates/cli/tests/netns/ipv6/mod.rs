@@ -10,6 +10,7 @@
 
 mod closed;
 mod learned;
+mod pods;
 mod reached;
 mod setting;
 
