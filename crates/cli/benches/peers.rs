@@ -3,6 +3,7 @@
 mod cni;
 mod fcnet;
 mod netavark;
+mod plugin;
 mod recipe;
 
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub(crate) fn measure(report: &mut Markdown) {
         (Box::new(fcnet::Fcnet::new()), Cycles::default()),
         (Box::new(netavark::Netavark::new()), Cycles::default()),
         (Box::new(cni::Cni::new()), Cycles::default()),
+        (Box::new(plugin::Plugin::alone()), Cycles::default()),
+        (Box::new(plugin::Plugin::beside_daemon()), Cycles::default()),
     ];
     let mut number = 1;
     for _ in 0..ROUNDS / TURN {
@@ -110,6 +113,8 @@ TAP, a published port and masquerading. It has no records, checks nothing, and d
 pair of veth in the namespace of a container, not a TAP, and a microVM would need one more step.
 * *CNI*: the plugins `ptp` (with `ipMasq` and `host-local`) and `portmap`, a process each as a container runtime calls them, \
 and in the other order to delete. They make a pair of veth in the namespace of a container too, not a TAP.
+* *Riklet SDN, CNI*: the program as a plugin, one process that does what those two do, without a daemon and with one. It is gone \
+at the end of `DEL`.
 
 Making the namespace of a container is not counted; a container runtime must do it as well.";
 
