@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn kinds_have_separate_collections_and_share_one() {
         let paths: Vec<_> = Collection::each().map(Collection::path).collect();
-        assert_eq!(paths, ["/v1/functions", "/v1/toys", "/v1/instances"]);
+        assert_eq!(paths, ["/v1/functions", "/v1/pods", "/v1/toys", "/v1/instances"]);
         assert_eq!(Collection::EVERYTHING, Collection::All);
         assert!(!Collection::Of(Kind::Function).has("Toy"));
     }
