@@ -467,10 +467,29 @@ fn firewall_steps(
     } else if add.is_empty() && remove.is_empty() {
         None
     } else {
+        let named = named_anew(add.iter().chain(&remove));
+        let whole = |some: BTreeSet<Entry>, all: &BTreeSet<Entry>| {
+            let of_policy = all.iter().filter(|entry| named.contains(&place(entry)));
+            some.into_iter().chain(of_policy.copied()).collect()
+        };
+        let (remove, add) = (whole(remove, there), whole(add, &entries));
         Some(Change::Delta { remove, add, owner: base_ruleset.owner.clone() })
     };
     let change = change.map(|change| Step::Firewall(desired.backend, change));
     (change.into_iter().collect(), flows)
+}
+
+/// Returns the guests whose policy names something else than before, each with whether that is at the host.
+fn named_anew<'a>(changed: impl Iterator<Item = &'a Entry>) -> BTreeSet<Option<(IpAddr, bool)>> {
+    changed.map(place).filter(Option::is_some).collect()
+}
+
+/// Returns the guest of an entry that a policy names, and whether it is at the host.
+const fn place(entry: &Entry) -> Option<(IpAddr, bool)> {
+    match *entry {
+        Entry::Reach { guest, host, .. } => Some((guest, host)),
+        _ => None,
+    }
 }
 
 /// Returns the steps that remove all our objects from the firewall. If a process was killed after the first step, the

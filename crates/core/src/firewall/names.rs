@@ -61,14 +61,16 @@ pub mod nftables {
     pub const HOST_REFUSE: &str = "host-refuse";
     /// The chain that drops what guests send without a whole header of a protocol with ports.
     pub const WHOLE: &str = "whole";
-    /// The set of the destinations that guests reach whatever their reach is.
+    /// The map of the guests whose policy names destinations, each with the chain that decides about them.
+    pub const POLICIES: &str = "policies";
+    /// The map of the guests whose policy names the host, each with the chain that decides about its ports.
+    pub const HOST_POLICIES: &str = "host-policies";
+    /// The beginning of the name of a chain that decides about destinations, and of the sets that it looks into.
+    pub const POLICY: &str = "policy-";
+    /// The beginning of the name of a chain that decides about ports of the host, and of the sets that it looks into.
+    pub const HOST_POLICY: &str = "host-policy-";
+    /// The chain that accepts what a policy allows.
     pub const ALLOWED: &str = "allowed";
-    /// The set of the destinations that guests do not reach whatever their reach is.
-    pub const DENIED: &str = "denied";
-    /// The set of the ports of the host that guests reach whatever their reach is.
-    pub const HOST_ALLOWED: &str = "host-allowed";
-    /// The set of the ports of the host that guests do not reach whatever their reach is.
-    pub const HOST_DENIED: &str = "host-denied";
     /// The set of the guests that reach the Internet.
     pub const REACH_INTERNET: &str = "reach-internet";
     /// The set of the guests that reach everything.

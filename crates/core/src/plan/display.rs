@@ -138,8 +138,9 @@ impl fmt::Display for Change {
                 ruleset.entries.iter().try_for_each(|entry| write!(f, "\n+ firewall: {entry}"))
             }
             Self::Delta { remove, add, .. } => {
-                let removed = remove.iter().map(|entry| format!("- firewall: {entry}"));
-                let added = add.iter().map(|entry| format!("+ firewall: {entry}"));
+                // What a policy names is replaced as a whole.
+                let removed = remove.difference(add).map(|entry| format!("- firewall: {entry}"));
+                let added = add.difference(remove).map(|entry| format!("+ firewall: {entry}"));
                 join(f, &removed.chain(added).collect::<Vec<_>>(), "\n")
             }
             Self::Remove => f.write_str("- firewall: all of it"),

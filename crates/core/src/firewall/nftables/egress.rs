@@ -3,9 +3,9 @@
 use super::{
     base_ruleset, element,
     expression::{
-        Expression, accept, back, by_guest, by_guest_to_host, destination_public,
-        destination_translated, echo_request, established, from_guest, has_ports, is_in, jump,
-        not_to_guest, out_of, reject, reject_port, reset, source, source_in, tcp, to_port,
+        Expression, accept, back, decided_by_guest, destination_public, destination_translated,
+        echo_request, established, from_guest, has_ports, jump, not_to_guest, out_of, reject,
+        reject_port, reset, source, source_in, tcp, to_port,
     },
     object::{Rule, comment},
 };
@@ -13,9 +13,8 @@ use crate::{
     firewall::{
         BaseRuleset,
         names::nftables::{
-            ALLOWED, DENIED, FORWARD, HOST_ALLOWED, HOST_DENIED, HOST_REFUSE, INPUT, REFUSE,
-            REFUSED_DEFAULT, REFUSED_HOST, REFUSED_MAIL, REFUSED_POLICY, REFUSED_POLICY_HOST,
-            REFUSED_SHORT, UPLINKS, WHOLE,
+            ALLOWED, FORWARD, HOST_POLICIES, HOST_REFUSE, INPUT, POLICIES, REFUSE, REFUSED_DEFAULT,
+            REFUSED_HOST, REFUSED_MAIL, REFUSED_SHORT, UPLINKS, WHOLE,
         },
         ruleset::{MAIL, NAME_SERVERS},
     },
@@ -34,20 +33,15 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         (WHOLE, "long enough for ports", vec![has_ports(), back()]),
         (WHOLE, "too short for ports", vec![jump(REFUSED_SHORT)]),
         (FORWARD, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
-        (
-            FORWARD,
-            "allowed",
-            vec![from_guest(), by_guest(), is_in(ALLOWED), not_to_guest(), accept()],
-        ),
-        (FORWARD, "denied", vec![from_guest(), by_guest(), is_in(DENIED), jump(REFUSED_POLICY)]),
+        (ALLOWED, "what policies allow", vec![accept()]),
+        (FORWARD, "what policies name", vec![from_guest(), decided_by_guest(Family::V4, POLICIES)]),
         (INPUT, "what guests go on with", vec![from_guest(), established(), accept()]),
         (INPUT, "what others publish", vec![from_guest(), destination_translated(), accept()]),
         (INPUT, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
-        (INPUT, "allowed", vec![from_guest(), by_guest_to_host(), is_in(HOST_ALLOWED), accept()]),
         (
             INPUT,
-            "denied",
-            vec![from_guest(), by_guest_to_host(), is_in(HOST_DENIED), jump(REFUSED_POLICY_HOST)],
+            "what policies name",
+            vec![from_guest(), decided_by_guest(Family::V4, HOST_POLICIES)],
         ),
         (INPUT, "guests ping the host", vec![from_guest(), echo_request(Family::V4), accept()]),
     ];

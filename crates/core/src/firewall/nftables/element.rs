@@ -1,13 +1,13 @@
 //! Entries as elements of sets and maps.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_packet_core::{DefaultNla, NLM_F_EXCL, Nla, NlasIterator};
 use netlink_packet_netfilter::{
     NetfilterMessage,
     nftables::{
         DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
-        SetElementMessage,
+        SetElementMessage, Verdict, VerdictAttribute,
     },
 };
 
@@ -16,13 +16,12 @@ use crate::{
     firewall::{
         Entry,
         names::nftables::{
-            ALLOWED, BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, DENIED, EXPOSURES,
-            EXPOSURES_V6, HAIRPIN, HAIRPIN_V6, HOST_ALLOWED, HOST_DENIED, RANGES, RANGES_V6,
-            REACH_ALL, REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6,
+            BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, EXPOSURES, EXPOSURES_V6, HAIRPIN,
+            HAIRPIN_V6, HOST_POLICIES, POLICIES, RANGES, RANGES_V6, REACH_ALL, REACH_ALL_V6,
+            REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6,
         },
     },
     model::{Egress, Family, InterfaceName, Ipv6Unsupported, PortRange, Protocol},
-    reach::Block,
 };
 
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
@@ -48,19 +47,23 @@ pub struct Element {
     pub last: Option<Vec<u8>>,
     /// The value, if it is of a map.
     pub data: Option<Vec<u8>>,
+    /// The chain that it jumps to, if it is of a map of verdicts.
+    pub jump: Option<String>,
 }
 
 impl Element {
     pub(super) const fn key(key: Vec<u8>) -> Self {
-        Self { key, last: None, data: None }
+        Self { key, last: None, data: None, jump: None }
     }
 }
 
 /// Returns the request for these elements of a set or map, or for all if none are given.
 #[must_use]
 pub fn get(table: &TableName, set: &str, elements: &[Element]) -> NetfilterMessage {
-    let keys: Vec<_> =
-        elements.iter().map(|element| Element { data: None, ..element.clone() }).collect();
+    let keys: Vec<_> = elements
+        .iter()
+        .map(|element| Element { data: None, jump: None, ..element.clone() })
+        .collect();
     table.message(NfTablesMessage::GetSetElement(list(table, set, &keys)))
 }
 
@@ -110,8 +113,12 @@ fn list(table: &TableName, set: &str, elements: &[Element]) -> SetElementMessage
                 .last
                 .clone()
                 .map(|last| SetElementAttribute::KeyEnd(vec![DefaultNla::new(VALUE, last)]));
-            let data = element.data.clone();
-            let data = data.map(|data| SetElementAttribute::Data(DataAttribute::Value(data)));
+            let jump = element.jump.clone().map(|chain| {
+                let code = VerdictAttribute::Code(Verdict::Jump);
+                DataAttribute::Verdict(vec![code, VerdictAttribute::Chain(chain)])
+            });
+            let data = element.data.clone().map(DataAttribute::Value).or(jump);
+            let data = data.map(SetElementAttribute::Data);
             ListAttribute::Element([key].into_iter().chain(last).chain(data).collect())
         };
         attributes.push(SetElementList::Elements(elements.iter().map(item).collect()));
@@ -138,7 +145,21 @@ pub fn read(message: &[u8]) -> Option<Vec<Element>> {
 fn element(attributes: &[u8]) -> Element {
     let value = |kind| Some(attribute(attribute(attributes, kind)?, VALUE)?.to_vec());
     // An element without a key, such as the catch-all element, gets a key that no entry has.
-    Element { key: value(KEY).unwrap_or_default(), last: value(KEY_END), data: value(DATA) }
+    let key = value(KEY).unwrap_or_default();
+    Element { key, last: value(KEY_END), data: value(DATA), jump: jump(attributes) }
+}
+
+/// Returns the chain that an element jumps to.
+fn jump(attributes: &[u8]) -> Option<String> {
+    /// `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE`, `NFTA_VERDICT_CHAIN`, and `NFT_JUMP`.
+    const VERDICT: u16 = 2;
+    const CODE: u16 = 1;
+    const CHAIN: u16 = 2;
+    const JUMP: i32 = -3;
+    let verdict = attribute(attribute(attributes, DATA)?, VERDICT)?;
+    let code = attribute(verdict, CODE)?.try_into().ok().map(i32::from_be_bytes)?;
+    let chain = std::str::from_utf8(attribute(verdict, CHAIN)?.strip_suffix(&[0])?).ok()?;
+    (code == JUMP).then(|| chain.to_owned())
 }
 
 /// Returns the value of the first attribute of this type.
@@ -175,8 +196,7 @@ pub type Elements = (&'static str, Vec<Element>);
 /// that leads to other ports is one element for each port: nf_tables cannot compute with ports.
 ///
 /// # Errors
-/// Fails if the entry has an IPv6 address where there is no set for those: destinations of a policy, and exposures on an
-/// address of the other family.
+/// Fails if the entry is an exposure on an address of the other family.
 pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
     let family = Family::of(entry.guest());
     Ok(match *entry {
@@ -196,11 +216,11 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
             if !host_ports.is_single() && host_ports == guest_ports {
                 let set = if address.is_some() { bound_ranges } else { ranges };
                 let (key, last) = (key(host_ports.first()), Some(key(host_ports.last())));
-                return Ok((set, vec![Element { key, last, data: Some(guest) }]));
+                return Ok((set, vec![Element { last, data: Some(guest), ..Element::key(key) }]));
             }
             let each = host_ports.iter().zip(guest_ports.iter()).map(|(host_port, guest_port)| {
                 let data = Some([&guest[..], &port(guest_port)].concat());
-                Element { key: key(host_port), last: None, data }
+                Element { data, ..Element::key(key(host_port)) }
             });
             (if address.is_some() { bound } else { exposures }, each.collect())
         }
@@ -216,28 +236,8 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
         Entry::Policy { guest, reach } => {
             (guests_of(family, reach), vec![Element::key(octets(guest))])
         }
-        Entry::Reach { guest, host, block, allowed } => {
-            let guest = Ipv6Unsupported::refuse(guest)?.octets();
-            let key = |address: Ipv4Addr, protocol: u8, to: u16| {
-                let address = (!host).then(|| address.octets());
-                let place = [[protocol, 0, 0, 0], port(to)];
-                [guest].into_iter().chain(address).chain(place).flatten().collect()
-            };
-            let (addresses, protocols, ports) =
-                (block.addresses(), block.protocols(), block.ports());
-            let element = Element {
-                key: key(*addresses.start(), *protocols.start(), *ports.start()),
-                last: Some(key(*addresses.end(), *protocols.end(), *ports.end())),
-                data: None,
-            };
-            let set = match (host, allowed) {
-                (false, true) => ALLOWED,
-                (false, false) => DENIED,
-                (true, true) => HOST_ALLOWED,
-                (true, false) => HOST_DENIED,
-            };
-            (set, vec![element])
-        }
+        // It stands in the chain of a policy.
+        Entry::Reach { host, .. } => (if host { HOST_POLICIES } else { POLICIES }, vec![]),
     })
 }
 
@@ -253,7 +253,7 @@ pub(super) const fn guests_of(family: Family, reach: Egress) -> &'static str {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -264,7 +264,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 pub(super) fn is_of_policies(set: &str) -> bool {
     // The policies beside iptables are for IPv4.
     Egress::ALL.into_iter().any(|reach| guests_of(Family::V4, reach) == set)
-        || [ALLOWED, DENIED, HOST_ALLOWED, HOST_DENIED].contains(&set)
+        || [POLICIES, HOST_POLICIES].contains(&set)
 }
 
 /// Returns the entry that has only this element, or `None` if it is not exactly as [`of_entry`] makes it.
@@ -273,7 +273,7 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
     let key = fields(&element.key)?;
     let last = fields(element.last.as_ref().unwrap_or(&element.key))?;
     let data = fields(element.data.as_deref().unwrap_or_default())?;
-    let of_guest = policy_entry(set, key, last).or_else(|| match (set, key) {
+    let of_guest = policy_entry(set, key).or_else(|| match (set, key) {
         (HAIRPIN, [guest, _]) => Some(Entry::Hairpin { guest: (*guest).into() }),
         (HAIRPIN_V6, [a, b, c, d, ..]) => Some(Entry::Hairpin { guest: v6([*a, *b, *c, *d]) }),
         _ => None,
@@ -304,8 +304,8 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
     is_written(&entry, set, element).then_some(entry)
 }
 
-/// Returns the entry of a policy that has this key and last key.
-fn policy_entry(set: &str, key: &[[u8; 4]], last: &[[u8; 4]]) -> Option<Entry> {
+/// Returns the reach of a guest that has this key.
+fn policy_entry(set: &str, key: &[[u8; 4]]) -> Option<Entry> {
     let is_of = |family, reach: &Egress| guests_of(family, *reach) == set;
     if let Some(reach) = Egress::ALL.into_iter().find(|reach| is_of(Family::V4, reach)) {
         let [guest] = *key else { return None };
@@ -315,37 +315,18 @@ fn policy_entry(set: &str, key: &[[u8; 4]], last: &[[u8; 4]]) -> Option<Entry> {
         let guest = v6(key.try_into().ok()?);
         return Some(Entry::Policy { guest, reach });
     }
-    let (host, allowed) = match set {
-        ALLOWED => (false, true),
-        DENIED => (false, false),
-        HOST_ALLOWED => (true, true),
-        HOST_DENIED => (true, false),
-        _ => return None,
-    };
-    let (guest, addresses, [by, to], [until, up_to]) = match (host, key, last) {
-        (false, [guest, from, from_rest @ ..], [_, to, to_rest @ ..]) => {
-            let addresses = (u32::from_be_bytes(*from), u32::from_be_bytes(*to));
-            (guest, addresses, from_rest.try_into().ok()?, to_rest.try_into().ok()?)
-        }
-        (true, [guest, from @ ..], [_, to @ ..]) => {
-            (guest, (0, u32::MAX), from.try_into().ok()?, to.try_into().ok()?)
-        }
-        _ => return None,
-    };
-    let ports = (port_of(to), port_of(up_to));
-    let block = Block::between(addresses, (by[0], until[0]), ports)?;
-    Some(Entry::Reach { guest: (*guest).into(), host, block, allowed })
+    None
 }
 
 /// Returns the address of IPv6 in these fields.
-fn v6(fields: [[u8; 4]; 4]) -> IpAddr {
+pub(super) fn v6(fields: [[u8; 4]; 4]) -> IpAddr {
     let address =
         fields.into_iter().fold(0, |all, field| all << 32 | u128::from(u32::from_be_bytes(field)));
     Ipv6Addr::from(address).into()
 }
 
 /// Returns the fields of a key or a value.
-fn fields(bytes: &[u8]) -> Option<&[[u8; 4]]> {
+pub(super) fn fields(bytes: &[u8]) -> Option<&[[u8; 4]]> {
     let (fields, rest) = bytes.as_chunks();
     rest.is_empty().then_some(fields)
 }
@@ -357,13 +338,13 @@ fn is_written(entry: &Entry, set: &str, element: &Element) -> bool {
 }
 
 /// Returns a port as a field of a concatenation, padded to four bytes.
-const fn port(port: u16) -> [u8; 4] {
+pub(super) const fn port(port: u16) -> [u8; 4] {
     let [high, low] = port.to_be_bytes();
     [high, low, 0, 0]
 }
 
 /// Returns the port of a field.
-const fn port_of([high, low, ..]: [u8; 4]) -> u16 {
+pub(super) const fn port_of([high, low, ..]: [u8; 4]) -> u16 {
     u16::from_be_bytes([high, low])
 }
 
@@ -391,12 +372,7 @@ mod tests {
             .flat_map(|(host, guest)| [None, address].map(|a| exposure(a, host, guest)));
         let guest = [10, 231, 0, 2].into();
         let policies = Egress::ALL.map(|reach| Entry::Policy { guest, reach });
-        let block = Block::of_network("10.0.5.0/24".parse().unwrap());
-        let places = [(false, block), (false, Block::EVERYTHING), (true, Block::EVERYTHING)];
-        let reach = [true, false].into_iter().flat_map(|allowed| {
-            places.map(|(host, block)| Entry::Reach { guest, host, block, allowed })
-        });
-        for entry in exposures.chain([hairpin]).chain(policies).chain(reach) {
+        for entry in exposures.chain([hairpin]).chain(policies) {
             let (set, elements) = of_entry(&entry).unwrap();
             let [element] = &*elements else { panic!("{entry}: {elements:?}") };
             assert_eq!(to_entry(set, element), Some(entry));
@@ -439,21 +415,18 @@ mod tests {
 
     #[test]
     fn an_entry_of_both_families_is_refused() {
-        let (guest, block) = ("fd52:494b::3".parse().unwrap(), Block::EVERYTHING);
-        let reach = Entry::Reach { guest, host: false, block, allowed: true };
         let address: IpAddr = "2001:db8::1".parse().unwrap();
         let refused = |entry| of_entry(&entry).unwrap_err().to_string();
         let words =
             |address: &str| format!("{address} is an IPv6 address, which is not supported yet");
         assert_eq!(refused(exposure(Some(address), "80", "80")), words("2001:db8::1"));
-        assert_eq!(refused(reach), words("fd52:494b::3"));
     }
 
     #[test]
     fn elements_that_we_would_not_write_are_no_entries() {
         let refused = |set: &str, key: &[u8], last: Option<&[u8]>, data: &[u8]| {
             let (last, data) = (last.map(<[u8]>::to_vec), Some(data.to_vec()));
-            let element = Element { key: key.to_vec(), last, data };
+            let element = Element { last, data, ..Element::key(key.to_vec()) };
             assert_eq!(to_entry(set, &element), None, "{element:?}");
         };
         let data = [10, 231, 0, 2, 0, 53, 0, 0];

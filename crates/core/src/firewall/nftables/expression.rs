@@ -556,23 +556,9 @@ pub(super) fn source_in(family: Family, set: &str) -> Vec<Expression> {
     [source_key(family), is_in(set)].concat()
 }
 
-/// `ip saddr . ip daddr . meta l4proto . th dport`, the key of a look-up. A protocol without ports has other things there.
-pub(super) fn by_guest() -> Vec<Expression> {
-    let key = vec![
-        payload(DESTINATION_ADDRESS, Register::Reg32_01),
-        meta(MetaKey::L4Proto, Register::Reg32_02),
-        payload(DESTINATION_PORT, Register::Reg32_03),
-    ];
-    [source_key(Family::V4), key].concat()
-}
-
-/// `ip saddr . meta l4proto . th dport`, the key of a look-up.
-pub(super) fn by_guest_to_host() -> Vec<Expression> {
-    let key = vec![
-        meta(MetaKey::L4Proto, Register::Reg32_01),
-        payload(DESTINATION_PORT, Register::Reg32_02),
-    ];
-    [source_key(Family::V4), key].concat()
+/// `ip saddr vmap @map`, `ip6 saddr vmap @map`
+pub(super) fn decided_by_guest(family: Family, map: &str) -> Vec<Expression> {
+    [source_key(family), vec![lookup(map, Some(Register::Verdict))]].concat()
 }
 
 /// `<key> @set`

@@ -430,6 +430,17 @@ impl Set {
         let what = format!("adding set {} {}", self.table, self.name);
         self.table.operation(what, NfTablesMessage::NewSet(SetMessage { attributes }), 0)
     }
+
+    /// Deletes it with its elements. Refused with `EBUSY` if a rule looks into it.
+    pub(super) fn delete(&self) -> Operation {
+        let attributes = vec![
+            SetAttribute::Table(self.table.name.clone()),
+            SetAttribute::Name(self.name.clone()),
+        ];
+        let message = NfTablesMessage::DeleteSet(SetMessage { attributes });
+        let what = format!("deleting set {} {}", self.table, self.name);
+        Operation { what, message: self.table.message(message), flags: 0 }
+    }
 }
 
 /// Returns the description of a field of a concatenation (`NFTA_SET_FIELD_LEN` in `NFTA_LIST_ELEM`).

@@ -28,8 +28,8 @@ use crate::{
     firewall::{
         BaseRuleset, Entry, EntryTable, Ruleset,
         names::nftables::{
-            FORWARD, INPUT, POLICIES_TABLE, REFUSE, REFUSED, REFUSED_EGRESS, TABLE_COMMENT, TOLD,
-            UPLINKS, priority,
+            FORWARD, INPUT, POLICIES_TABLE, REFUSE, REFUSED, REFUSED_EGRESS, REFUSED_POLICY,
+            REFUSED_POLICY_HOST, TABLE_COMMENT, TOLD, UPLINKS, priority,
         },
     },
     model::Egress,
@@ -79,15 +79,16 @@ pub fn reset(ruleset: &Ruleset) -> Result<Vec<Operation>, Ipv6Unsupported> {
 }
 
 /// Returns the messages of the transaction that removes those of the entries which stand in the table, and adds others; none
-/// if there are none.
+/// if there are none. `references` are the references of those chains of a [`PolicyChange`](super::PolicyChange) that exist.
 ///
 /// # Errors
 /// Fails if an entry has an IPv6 address.
 pub fn delta(
     remove: &BTreeSet<Entry>,
     add: &BTreeSet<Entry>,
+    references: &BTreeMap<String, u32>,
 ) -> Result<Vec<Operation>, Ipv6Unsupported> {
-    change::delta(&name(), &of(remove), &of(add))
+    change::delta(&name(), &of(remove), &of(add), references)
 }
 
 /// Returns the messages of the transaction that removes the table, if there is one.
@@ -132,8 +133,10 @@ fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     if base_ruleset.egress == Egress::All {
         rules.push(rule(INPUT, "guests to the host", &[from_guest(), mark, accept()]));
     }
+    // Chains of policies lead to these.
+    let of_policies = [REFUSED_POLICY, REFUSED_POLICY_HOST];
     let targets: BTreeSet<String> =
-        rules.iter().filter_map(Rule::target).map(ToOwned::to_owned).collect();
+        rules.iter().filter_map(Rule::target).chain(of_policies).map(ToOwned::to_owned).collect();
     let refused = refused::rules().into_iter().filter(|rule| targets.contains(&rule.chain));
     rules.extend(refused.map(|rule| Rule { table: name(), ..rule }));
     rules
@@ -238,6 +241,7 @@ mod tests {
         let all =
             [Entry::Hairpin { guest }, Entry::Judged { guest }, Entry::Policy { guest, reach }];
         assert_eq!(of(&all.into()), [Entry::Policy { guest, reach }].into());
-        assert!(delta(&[].into(), &[Entry::Judged { guest }].into()).unwrap().is_empty());
+        let none = BTreeMap::new();
+        assert!(delta(&[].into(), &[Entry::Judged { guest }].into(), &none).unwrap().is_empty());
     }
 }

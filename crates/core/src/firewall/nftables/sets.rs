@@ -8,10 +8,10 @@ use crate::{
     firewall::{
         BaseRuleset,
         names::nftables::{
-            ALLOWED, BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, CONFINED, CONFINED_V6, DENIED,
-            DISCOVERIES, EXPOSURES, EXPOSURES_V6, FLOWS, FLOWS_V6, HAIRPIN, HAIRPIN_V6,
-            HOST_ALLOWED, HOST_DENIED, RANGES, RANGES_V6, RATES, RATES_V6, REACH_ALL, REACH_ALL_V6,
-            REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6, REFUSED, TOLD, UPLINKS,
+            BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, CONFINED, CONFINED_V6, DISCOVERIES,
+            EXPOSURES, EXPOSURES_V6, FLOWS, FLOWS_V6, HAIRPIN, HAIRPIN_V6, HOST_POLICIES, POLICIES,
+            RANGES, RANGES_V6, RATES, RATES_V6, REACH_ALL, REACH_ALL_V6, REACH_INTERNET,
+            REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6, REFUSED, TOLD, UPLINKS,
         },
     },
     model::Family,
@@ -30,6 +30,8 @@ const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 const MARK: u32 = 19;
 const INTERFACE_INDEX: u32 = 20;
+/// `NFT_DATA_VERDICT`, and `sizeof(struct nft_verdict)` of a 64-bit kernel.
+const VERDICT: (u32, u32) = (0xffff_ff00, 16);
 /// The number of slots. The kernel lets a guest begin flows uncounted if the set is full.
 const MOST_GUESTS: u32 = 1 << u16::BITS;
 /// A time after which each guest may begin a full burst of flows again, in milliseconds.
@@ -49,40 +51,15 @@ pub fn all(base_ruleset: &BaseRuleset) -> Vec<Set> {
 }
 
 fn of(family: Family) -> Vec<Set> {
-    let address = match family {
-        Family::V4 => (ADDRESS, 4),
-        Family::V6 => (ADDRESS_V6, 16),
-    };
+    let address = address(family);
     let target = Some((concatenation(&[address.0, PORT]), address.1 + 4));
-    let set = |name: &str, key: (u32, u32), data: Option<(u32, u32)>| Set {
-        table: base_ruleset::name(),
-        name: name.to_owned(),
-        flags: if data.is_some() { MAP } else { 0 },
-        key,
-        data,
-        fields: vec![],
-        size: None,
-        timeout: None,
-    };
-    // Each field of the key has a range of its own; its length is without the padding.
-    let ranges = |name: &str, fields: &[(u32, u32)], data: Option<(u32, u32)>| {
-        let types: Vec<_> = fields.iter().map(|(number, _)| *number).collect();
-        let length = fields.iter().map(|(_, length)| length.next_multiple_of(4)).sum();
-        Set {
-            flags: INTERVAL | CONCATENATION | if data.is_some() { MAP } else { 0 },
-            fields: fields.iter().map(|(_, length)| *length).collect(),
-            ..set(name, (concatenation(&types), length), data)
-        }
-    };
     let guests = |name, key| Set { size: Some(MOST_GUESTS), ..set(name, key, None) };
     let of_flows = |name, key| Set { flags: DYNAMIC, ..guests(name, key) };
     let of_rates = |name, key| {
         let (flags, timeout) = (DYNAMIC | EXPIRING, Some(REFILLED));
         Set { flags, timeout, ..guests(name, key) }
     };
-    let (protocol, port) = ((PROTOCOL, 1), (PORT, 2));
-    let from_to = [address, address, protocol, port];
-    let (to, port) = ([address, protocol, port], [protocol, port]);
+    let (to, port) = ([address, PROTOCOL_FIELD, PORT_FIELD], [PROTOCOL_FIELD, PORT_FIELD]);
     let pair = (concatenation(&[address.0, address.0]), 2 * address.1);
     let bound = (concatenation(&[address.0, PROTOCOL, PORT]), address.1 + 8);
     let by_port = (concatenation(&[PROTOCOL, PORT]), 8);
@@ -108,10 +85,8 @@ fn of(family: Family) -> Vec<Set> {
         ranges(RANGES, &port, Some(address)),
         ranges(BOUND_RANGES, &to, Some(address)),
         set(HAIRPIN, pair, None),
-        ranges(ALLOWED, &from_to, None),
-        ranges(DENIED, &from_to, None),
-        ranges(HOST_ALLOWED, &to, None),
-        ranges(HOST_DENIED, &to, None),
+        set(POLICIES, address, Some(VERDICT)),
+        set(HOST_POLICIES, address, Some(VERDICT)),
         set(REACH_INTERNET, address, None),
         set(REACH_ALL, address, None),
         set(REACH_NONE, address, None),
@@ -127,6 +102,47 @@ fn of(family: Family) -> Vec<Set> {
         },
         of_rates(TOLD, (INTERFACE_INDEX, 4)),
     ]
+}
+
+const PROTOCOL_FIELD: (u32, u32) = (PROTOCOL, 1);
+const PORT_FIELD: (u32, u32) = (PORT, 2);
+
+const fn address(family: Family) -> (u32, u32) {
+    match family {
+        Family::V4 => (ADDRESS, 4),
+        Family::V6 => (ADDRESS_V6, 16),
+    }
+}
+
+fn set(name: &str, key: (u32, u32), data: Option<(u32, u32)>) -> Set {
+    Set {
+        table: base_ruleset::name(),
+        name: name.to_owned(),
+        flags: if data.is_some() { MAP } else { 0 },
+        key,
+        data,
+        fields: vec![],
+        size: None,
+        timeout: None,
+    }
+}
+
+/// Each field of the key has a range of its own; its length is without the padding.
+fn ranges(name: &str, fields: &[(u32, u32)], data: Option<(u32, u32)>) -> Set {
+    let types: Vec<_> = fields.iter().map(|(number, _)| *number).collect();
+    let length = fields.iter().map(|(_, length)| length.next_multiple_of(4)).sum();
+    Set {
+        flags: INTERVAL | CONCATENATION | if data.is_some() { MAP } else { 0 },
+        fields: fields.iter().map(|(_, length)| *length).collect(),
+        ..set(name, (concatenation(&types), length), data)
+    }
+}
+
+/// Returns a set of destinations of this family, or of ports of the host.
+pub(super) fn of_destinations(name: &str, family: Family, host: bool) -> Set {
+    let address = (!host).then_some(address(family));
+    let fields: Vec<_> = address.into_iter().chain([PROTOCOL_FIELD, PORT_FIELD]).collect();
+    ranges(name, &fields, None)
 }
 
 /// Returns the type of a pair of interfaces, and its length in bytes.

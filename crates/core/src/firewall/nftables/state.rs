@@ -7,6 +7,7 @@ use super::{
     element::{self, Element},
     layout::Layout,
     object::{Chain, Rule, Set, Table},
+    policy_chain::{self, FoundPolicies},
 };
 use crate::firewall::{
     BaseState, Entry, FirewallState,
@@ -33,11 +34,20 @@ impl FoundTable {
     #[must_use]
     pub fn against(&self, expected: &Layout, entries: &BTreeSet<Entry>) -> FirewallState {
         let mut lines = self.table_differences(&expected.table);
-        lines.extend(self.chain_differences(&expected.chains));
+        let policies = FoundPolicies::read(
+            &expected.table.name,
+            &self.chains,
+            &self.rules,
+            &self.sets,
+            &self.elements,
+        );
+        lines.extend(self.chain_differences(&expected.chains, &policies));
         lines.extend(self.rule_differences(&expected.rules));
-        lines.extend(self.set_differences(&expected.sets));
+        lines.extend(self.set_differences(&expected.sets, &policies));
         lines.extend(self.element_differences(&expected.elements));
-        let (entries, strays) = self.entries(expected, entries);
+        let (mut entries, mut strays) = self.entries(expected, entries);
+        strays.extend(policies.strays.iter().map(|(map, element)| stray(map, element)));
+        entries.extend(policies.entries);
         let base_ruleset =
             if lines.is_empty() { BaseState::Intact } else { BaseState::Altered(lines) };
         let marks = BTreeSet::from([base_ruleset::mark(&self.table)]);
@@ -60,7 +70,7 @@ impl FoundTable {
         lines
     }
 
-    fn chain_differences(&self, expected: &[Chain]) -> Vec<String> {
+    fn chain_differences(&self, expected: &[Chain], policies: &FoundPolicies) -> Vec<String> {
         let mut lines = Vec::new();
         for wanted in expected {
             let found = self.chains.iter().find(|chain| chain.name == wanted.name);
@@ -72,7 +82,10 @@ impl FoundTable {
                 Some(_) => {}
             }
         }
-        let foreign = |chain: &&Chain| !expected.iter().any(|wanted| wanted.name == chain.name);
+        let foreign = |chain: &&Chain| {
+            !expected.iter().any(|wanted| wanted.name == chain.name)
+                && !policies.names.contains(&chain.name)
+        };
         let foreign = self.chains.iter().filter(foreign);
         lines.extend(foreign.map(|chain| format!("chain {}: foreign", chain.name)));
         lines
@@ -90,7 +103,7 @@ impl FoundTable {
         chains.collect()
     }
 
-    fn set_differences(&self, expected: &[Set]) -> Vec<String> {
+    fn set_differences(&self, expected: &[Set], policies: &FoundPolicies) -> Vec<String> {
         let mut lines = Vec::new();
         for wanted in expected {
             match self.sets.iter().find(|set| set.name == wanted.name) {
@@ -101,7 +114,10 @@ impl FoundTable {
                 Some(_) => {}
             }
         }
-        let foreign = |set: &&Set| !expected.iter().any(|wanted| wanted.name == set.name);
+        let foreign = |set: &&Set| {
+            !expected.iter().any(|wanted| wanted.name == set.name)
+                && !policies.names.contains(&set.name)
+        };
         let foreign = self.sets.iter().filter(foreign);
         lines.extend(foreign.map(|set| format!("set {}: foreign", set.name)));
         lines
@@ -126,7 +142,8 @@ impl FoundTable {
         // The kernel fills the sets of flows, rates and refusals.
         let of_base_ruleset = |set: &str| {
             let filled = [FLOWS, RATES, REFUSED, TOLD, FLOWS_V6, RATES_V6, DISCOVERIES];
-            layout.elements.contains_key(set) || filled.contains(&set)
+            let is_base = layout.elements.contains_key(set) || filled.contains(&set);
+            is_base || policy_chain::holds_policies(set)
         };
         let found = self.elements.iter().filter(|(set, _)| !of_base_ruleset(set));
         let mut rest: BTreeMap<&str, BTreeSet<&Element>> =
@@ -171,8 +188,9 @@ fn differences(chain: &str, wanted: &[&Rule], found: &[&Rule]) -> Vec<String> {
     lines
 }
 
-fn stray(set: &str, Element { key, last, data }: &Element) -> String {
+fn stray(set: &str, Element { key, last, data, jump }: &Element) -> String {
     let last = last.as_ref().map(|last| format!("-{last:02x?}")).unwrap_or_default();
     let data = data.as_ref().map(|data| format!(" : {data:02x?}")).unwrap_or_default();
-    format!("{set}: element {key:02x?}{last}{data}")
+    let jump = jump.as_ref().map(|chain| format!(" : jump {chain}")).unwrap_or_default();
+    format!("{set}: element {key:02x?}{last}{data}{jump}")
 }

@@ -24,7 +24,7 @@ use riklet_core::firewall::{
     nftables::{
         Chain, Element, Operation, Rule, Set, Table, TableName, element,
         foreign_set::{self, ForeignElement},
-        is_sound, tables,
+        is_sound, policy_chain, tables,
     },
 };
 
@@ -86,15 +86,38 @@ impl Connection {
             let (set, elements) = element::of_entry(entry)?;
             wanted.entry(set).or_default().extend(elements);
         }
+        let policies = policy_chain::of(entries);
+        for ((guest, _), chain) in &policies {
+            let (map, element) = chain.lead(*guest);
+            wanted.entry(map).or_default().push(element);
+        }
         for (set, elements) in wanted {
-            for chunk in elements.chunks(ELEMENTS_A_REQUEST) {
-                let request = element::get(table, set, chunk);
-                let answer = self.socket.query_as(&request, 0, element::read);
-                let Some(answer) = found(answer)? else { return Ok(false) };
-                let found: BTreeSet<_> = answer.into_iter().flatten().collect();
-                if !chunk.iter().all(|element| found.contains(element)) {
-                    return Ok(false);
-                }
+            if !self.has_elements(table, set, &elements)? {
+                return Ok(false);
+            }
+        }
+        let chains: BTreeMap<_, _> = policies.values().map(|chain| (chain.name(), chain)).collect();
+        for chain in chains.into_values() {
+            if !self.has_policy_chain(table, chain)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn has_elements(
+        &mut self,
+        table: &TableName,
+        set: &str,
+        elements: &[Element],
+    ) -> Result<bool, Refusal> {
+        for chunk in elements.chunks(ELEMENTS_A_REQUEST) {
+            let request = element::get(table, set, chunk);
+            let answer = self.socket.query_as(&request, 0, element::read);
+            let Some(answer) = found(answer)? else { return Ok(false) };
+            let found: BTreeSet<_> = answer.into_iter().flatten().collect();
+            if !chunk.iter().all(|element| found.contains(element)) {
+                return Ok(false);
             }
         }
         Ok(true)

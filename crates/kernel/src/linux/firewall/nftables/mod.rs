@@ -4,6 +4,7 @@ mod connection;
 mod foreign_chains;
 mod notification;
 mod policies;
+mod policy_chains;
 mod tables;
 #[cfg(test)]
 #[cfg(privileged)]
@@ -27,7 +28,7 @@ use riklet_core::{
             self,
             nftables::{FLOWS, RATES, REFUSED, TOLD},
         },
-        nftables::{FoundTable, Layout, base_ruleset, operations, refused},
+        nftables::{FoundTable, Layout, base_ruleset, refused},
     },
     model::{InterfaceName, Slot},
 };
@@ -96,16 +97,11 @@ impl FirewallBackend for Nftables {
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, Refusal> {
         let connection = self.connection()?;
-        let expected = base_ruleset::table(base_ruleset);
-        if connection.table(&expected.name)?.as_ref() != Some(&expected) {
-            return Ok(false);
-        }
-        for expected in base_ruleset::chains(base_ruleset) {
-            if connection.chain(&expected.table, &expected.name)?.as_ref() != Some(&expected) {
-                return Ok(false);
-            }
-        }
-        Ok(connection.holds(&expected.name, entries)? && !connection.is_shut_by_policy()?)
+        let (table, chains) =
+            (base_ruleset::table(base_ruleset), base_ruleset::chains(base_ruleset));
+        Ok(connection.stands(&table, &chains)?
+            && connection.holds(&table.name, entries)?
+            && !connection.is_shut_by_policy()?)
     }
 
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
@@ -117,18 +113,19 @@ impl FirewallBackend for Nftables {
         let connection = self.connection()?;
         if let Change::Delta { remove, .. } = change {
             // The kernel deletes by key, whatever value a map has for it, so the value is compared first.
-            for entry in remove {
+            let of_policy = |entry: &&Entry| matches!(entry, Entry::Reach { .. });
+            for entry in remove.iter().filter(|entry| !of_policy(entry)) {
                 if !connection.holds(&base_ruleset::name(), &BTreeSet::from([*entry]))? {
                     let words = format!("removing {entry}");
                     return Err(Refusal { errno: Some(Refusal::ENOENT), words });
                 }
             }
         }
-        connection.commit(operations(change)?)
+        connection.change(change, false)
     }
 
     fn apply_known(&mut self, change: &Change) -> Result<(), Refusal> {
-        self.connection()?.commit(operations(change)?)
+        self.connection()?.change(change, true)
     }
 
     /// Returns a watch without a program: our changes are made through one socket, whose port notifications name.

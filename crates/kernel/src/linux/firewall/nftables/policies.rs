@@ -7,8 +7,9 @@ use rustix::io::Errno;
 use super::{Connection, Nftables, Object, concerns};
 use crate::Refusal;
 use riklet_core::firewall::{
-    BaseRuleset, Entry, EntryError, FirewallState, Ruleset, names::nftables::POLICIES_TABLE,
-    nftables::policies,
+    BaseRuleset, Entry, EntryError, EntryTable, FirewallState, Ruleset,
+    names::nftables::POLICIES_TABLE,
+    nftables::{PolicyChange, policies},
 };
 
 impl Nftables {
@@ -40,15 +41,8 @@ impl Nftables {
         }
         let connection = self.connection()?;
         let expected = policies::layout(base_ruleset);
-        if connection.table(&expected.table.name)?.as_ref() != Some(&expected.table) {
-            return Ok(false);
-        }
-        for chain in &expected.chains {
-            if connection.chain(&chain.table, &chain.name)?.as_ref() != Some(chain) {
-                return Ok(false);
-            }
-        }
-        connection.holds(&expected.table.name, &entries)
+        Ok(connection.stands(&expected.table, &expected.chains)?
+            && connection.holds(&expected.table.name, &entries)?)
     }
 
     /// Returns the state of the table; `None` if the kernel has no nf_tables.
@@ -81,8 +75,13 @@ impl Nftables {
         remove: &BTreeSet<Entry>,
         add: &BTreeSet<Entry>,
     ) -> Result<(), Refusal> {
-        let operations = policies::delta(remove, add)?;
-        if operations.is_empty() { Ok(()) } else { self.connection()?.commit(operations) }
+        let (mut some, table) = (remove.iter().chain(add), policies::name());
+        if !some.any(|entry| entry.table() == EntryTable::Policies) {
+            return Ok(());
+        }
+        let connection = self.connection()?;
+        let references = connection.references(&table, &PolicyChange::new(remove, add), false)?;
+        connection.commit(policies::delta(remove, add, &references)?)
     }
 
     /// Removes the table, if there is one.

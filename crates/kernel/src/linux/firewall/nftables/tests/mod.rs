@@ -1,4 +1,5 @@
 mod foreign;
+mod policies;
 mod translations;
 
 use std::{ffi::OsStr, net::IpAddr};
@@ -9,8 +10,7 @@ use super::*;
 use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignFamily},
-    model::{Egress, EgressPolicy, FlowLimit, MarkMask, Owner, OwnerId, PortRange, Protocol, Slot},
-    reach,
+    model::{Egress, FlowLimit, MarkMask, Owner, OwnerId, PortRange, Protocol, Slot},
     routing::{UplinkMarks, Way},
 };
 
@@ -122,32 +122,6 @@ fn intact(entries: impl IntoIterator<Item = Entry>) -> FirewallState {
 }
 
 #[test]
-fn policies_are_read_back_and_changed_alone() {
-    let entries = |allow: &[&str], deny: &[&str], guest: [u8; 4]| {
-        let read = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect();
-        let policy = EgressPolicy::new(Some(Egress::None), read(allow), read(deny));
-        reach::entries(&policy, guest.into())
-    };
-    in_namespace(move || {
-        let mut kernel = Nftables::default();
-        let first =
-            entries(&["10.0.0.0/8:443", "host:9000/tcp"], &["10.0.5.0/24"], [10, 231, 0, 2]);
-        let second = entries(&["0.0.0.0/0:1-1023/udp"], &["host", "192.0.2.1"], [10, 231, 0, 6]);
-        let all: Vec<_> = first.iter().chain(&second).copied().collect();
-        kernel.apply(&Change::Reset(ruleset(first.clone()))).unwrap();
-        assert_eq!(kernel.state(&ruleset(first.clone())).unwrap(), intact(first.clone()));
-        kernel.apply(&delta(&[], &second)).unwrap();
-        assert_eq!(kernel.state(&ruleset(all.clone())).unwrap(), intact(all));
-        kernel.apply(&delta(&first, &[])).unwrap();
-        assert_eq!(kernel.state(&ruleset(second.clone())).unwrap(), intact(second.clone()));
-        // nft(8) shows them as they are.
-        let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
-        run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
-        assert_eq!(kernel.state(&ruleset(second.clone())).unwrap(), intact(second));
-    });
-}
-
-#[test]
 fn a_ruleset_is_created_changed_and_removed() {
     in_namespace(|| {
         nft("table ip other { chain c { type filter hook forward priority 0; policy accept; }; }");
@@ -223,8 +197,8 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
             "meta l4proto tcp reject with tcp reset comment",
             "th dport >= 0 return comment",
             "reject with icmpx admin-prohibited comment",
-            "iifname \"rik*\" ip saddr . ip daddr . meta l4proto . th dport @allowed oifname != \"rik*\" accept",
-            "iifname \"rik*\" ip saddr . meta l4proto . th dport @host-denied jump refused-policy-host",
+            "iifname \"rik*\" ip saddr vmap @policies comment",
+            "iifname \"rik*\" ip saddr vmap @host-policies comment",
             "iifname \"rik*\" ip saddr @reach-none jump refused-default",
             "iifname \"rik*\" ip saddr 10.231.0.0/16 oifname @uplinks ip daddr != 0.0.0.0/8",
             "type filter hook input priority filter - 10; policy accept;",

@@ -1,0 +1,419 @@
+//! The chains of policies: each decides about what the policies of some guests name, beyond the host or at the host itself.
+//!
+//! A map leads from a guest to its chain, so a packet costs one look-up however many policies there are. Guests whose policies
+//! name the same share a chain. A chain never changes: what names something else is another chain, and the old one goes with
+//! its last guest. So a change costs what the policy has, and not what all policies have; the sets that a chain looks into are
+//! deleted as a whole, since the kernel takes long to delete single ranges of a set.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    element::{self, Element, fields, octets, port, port_of},
+    expression::{by_address, by_port, is_in, jump, not_to_guest},
+    object::{Chain, Operation, Rule, Set, Table, TableName, comment},
+    sets,
+};
+use crate::{
+    firewall::{
+        Entry,
+        names::nftables::{
+            ALLOWED, HOST_POLICIES, HOST_POLICY, POLICIES, POLICY, REFUSED_POLICY,
+            REFUSED_POLICY_HOST,
+        },
+    },
+    model::Family,
+    reach::Block,
+};
+
+/// A guest, and whether the host itself is meant or what is beyond it.
+type Place = (IpAddr, bool);
+
+/// A chain that decides about the destinations that some policies name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChain {
+    /// Its name, which follows from the rest: two chains of one name are equal.
+    name: String,
+    family: Family,
+    /// True if it is for packets to the host itself.
+    host: bool,
+    /// The destinations, none of which overlap, each with whether it is allowed.
+    blocks: BTreeSet<(Block, bool)>,
+}
+
+impl PolicyChain {
+    fn new(family: Family, host: bool, blocks: BTreeSet<(Block, bool)>) -> Self {
+        let mut digest = Sha256::new();
+        digest.update([u8::from(family == Family::V6)]);
+        for (block, allowed) in &blocks {
+            digest.update([u8::from(*allowed)]);
+            digest.update(key(*block, false).key);
+            digest.update(key(*block, false).last.unwrap_or_default());
+        }
+        let digest = digest.finalize();
+        let number = digest.iter().take(8).fold(0_u64, |all, &byte| all << 8 | u64::from(byte));
+        let begin = if host { HOST_POLICY } else { POLICY };
+        Self { name: format!("{begin}{number:016x}"), family, host, blocks }
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the element that leads this guest there, and the map that it is in.
+    #[must_use]
+    pub fn lead(&self, guest: IpAddr) -> (&'static str, Element) {
+        let jump = Some(self.name.clone());
+        (map(self.host), Element { jump, ..Element::key(octets(guest)) })
+    }
+
+    /// Returns the sets that it looks into, with their elements: what is allowed, and what is denied.
+    #[must_use]
+    pub fn sets(&self, table: &TableName) -> Vec<(Set, Vec<Element>)> {
+        let elements = |allowed| {
+            let meant = self.blocks.iter().filter(move |(_, said)| *said == allowed);
+            meant.map(|(block, _)| key(*block, self.host)).collect::<Vec<_>>()
+        };
+        let set = |allowed| {
+            let set = sets::of_destinations(&self.set(allowed), self.family, self.host);
+            (Set { table: table.clone(), ..set }, elements(allowed))
+        };
+        [true, false].map(set).into_iter().filter(|(_, elements)| !elements.is_empty()).collect()
+    }
+
+    fn set(&self, allowed: bool) -> String {
+        set_name(&self.name, allowed)
+    }
+
+    /// Returns its rules, in order: one for each set.
+    #[must_use]
+    pub fn rules(&self, table: &TableName) -> Vec<Rule> {
+        let key = || if self.host { by_port() } else { by_address(self.family) };
+        let rule = |allowed| {
+            let (text, end) = match (allowed, self.host) {
+                (true, true) => ("allowed", jump(ALLOWED)),
+                (true, false) => ("allowed", [not_to_guest(), jump(ALLOWED)].concat()),
+                (false, true) => ("denied", jump(REFUSED_POLICY_HOST)),
+                (false, false) => ("denied", jump(REFUSED_POLICY)),
+            };
+            let parts = [key(), is_in(&self.set(allowed)), end];
+            Rule::new(table, &self.name, comment(text), &parts)
+        };
+        let needed = |allowed: &bool| self.blocks.iter().any(|(_, said)| said == allowed);
+        [true, false].into_iter().filter(needed).map(rule).collect()
+    }
+
+    /// Reports whether a chain with these rules decides as this one.
+    #[must_use]
+    pub fn has_rules(&self, table: &TableName, found: &[Rule]) -> bool {
+        let wanted = self.rules(table);
+        wanted.len() == found.len() && wanted.iter().zip(found).all(|(one, other)| other.means(one))
+    }
+
+    /// Returns the number of guests that a chain of this many references has.
+    fn guests(&self, table: &TableName, references: u32) -> usize {
+        let references = usize::try_from(references).unwrap_or(usize::MAX);
+        references.saturating_sub(self.rules(table).len())
+    }
+
+    fn add(&self, table: &TableName) -> Vec<Operation> {
+        let (name, base, references) = (self.name.clone(), None, 0);
+        let chain = Chain { table: table.clone(), name, base, references };
+        let mut operations = vec![chain.add()];
+        for (id, (set, elements)) in (1..).zip(self.sets(table)) {
+            operations.push(set.add(id));
+            for some in elements.chunks(element::A_MESSAGE) {
+                let what = format!("adding destinations to {}", set.name);
+                operations.push(element::add(table, &set.name, some, what));
+            }
+        }
+        operations.extend(self.rules(table).iter().map(Rule::append));
+        operations
+    }
+
+    /// Deletes it with its rules, and its sets. Refused with `EBUSY` while a guest is led there.
+    fn delete(&self, table: &TableName) -> Vec<Operation> {
+        let chain = table.delete_chain(&self.name, 0);
+        let sets = self.sets(table).into_iter().map(|(set, _)| set.delete());
+        [chain].into_iter().chain(sets).collect()
+    }
+
+    /// Returns the entries that it is for this guest.
+    fn entries(&self, guest: IpAddr) -> impl Iterator<Item = Entry> {
+        let host = self.host;
+        let entry = move |&(block, allowed)| Entry::Reach { guest, host, block, allowed };
+        self.blocks.iter().map(entry)
+    }
+}
+
+const fn map(host: bool) -> &'static str {
+    if host { HOST_POLICIES } else { POLICIES }
+}
+
+/// Reports whether a set or map is one of those of policies.
+pub(super) fn holds_policies(set: &str) -> bool {
+    let begins = [POLICY, HOST_POLICY].into_iter().any(|begin| set.starts_with(begin));
+    begins || [POLICIES, HOST_POLICIES].contains(&set)
+}
+
+fn set_name(chain: &str, allowed: bool) -> String {
+    format!("{chain}-{}", if allowed { "allowed" } else { "denied" })
+}
+
+/// Returns the element of a set of destinations; of ports of the host only, the addresses are left out.
+fn key(block: Block, host: bool) -> Element {
+    let (addresses, protocols, ports) = (block.addresses(), block.protocols(), block.ports());
+    let key = |address: &std::net::Ipv4Addr, protocol: u8, to: u16| {
+        let address = (!host).then(|| address.octets());
+        let place = [[protocol, 0, 0, 0], port(to)];
+        address.into_iter().chain(place).flatten().collect::<Vec<u8>>()
+    };
+    let last = key(addresses.end(), *protocols.end(), *ports.end());
+    let first = key(addresses.start(), *protocols.start(), *ports.start());
+    Element { last: Some(last), ..Element::key(first) }
+}
+
+/// Returns the block of an element; `None` if it is not exactly as we write it.
+fn block(element: &Element, host: bool) -> Option<Block> {
+    let (from, until) = (fields(&element.key)?, fields(element.last.as_ref()?)?);
+    let (addresses, [by, to], [last_by, up_to]) = match (host, from, until) {
+        (true, [from @ ..], [until @ ..]) => {
+            ((0, u32::MAX), from.try_into().ok()?, until.try_into().ok()?)
+        }
+        (false, [first, from @ ..], [last, until @ ..]) => {
+            let addresses = (u32::from_be_bytes(*first), u32::from_be_bytes(*last));
+            (addresses, from.try_into().ok()?, until.try_into().ok()?)
+        }
+        _ => return None,
+    };
+    let block = Block::between(addresses, (by[0], last_by[0]), (port_of(to), port_of(up_to)))?;
+    (key(block, host) == *element).then_some(block)
+}
+
+/// Returns the chains that these entries need, by guest and place.
+#[must_use]
+pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> BTreeMap<Place, PolicyChain> {
+    let mut places: BTreeMap<Place, BTreeSet<(Block, bool)>> = BTreeMap::new();
+    for entry in entries {
+        if let Entry::Reach { guest, host, block, allowed } = *entry {
+            places.entry((guest, host)).or_default().insert((block, allowed));
+        }
+    }
+    let chain = |(place, blocks): (Place, BTreeSet<_>)| {
+        (place, PolicyChain::new(Family::of(place.0), place.1, blocks))
+    };
+    places.into_iter().map(chain).collect()
+}
+
+/// The guests of a change that leave a chain, and those that are led to one.
+#[derive(Debug)]
+pub struct PolicyChange {
+    left: BTreeMap<Place, PolicyChain>,
+    joined: BTreeMap<Place, PolicyChain>,
+}
+
+impl PolicyChange {
+    /// Returns the part of a change that is about policies. Of a guest whose policy changes, all entries are removed and added.
+    #[must_use]
+    pub fn new(remove: &BTreeSet<Entry>, add: &BTreeSet<Entry>) -> Self {
+        let (mut left, mut joined) = (of(remove), of(add));
+        left.retain(|place, chain| {
+            let stays = joined.get(place) == Some(chain);
+            if stays {
+                joined.remove(place);
+            }
+            !stays
+        });
+        Self { left, joined }
+    }
+
+    /// Returns the chains that it is about, by name: whether there are any decides what has to be done.
+    #[must_use]
+    pub fn chains(&self) -> BTreeMap<&str, &PolicyChain> {
+        self.left.values().chain(self.joined.values()).map(|chain| (&*chain.name, chain)).collect()
+    }
+
+    /// Returns the guests that leave, with what leads them now.
+    pub fn leaving(&self) -> impl Iterator<Item = (IpAddr, &PolicyChain)> {
+        self.left.iter().map(|((guest, _), chain)| (*guest, chain))
+    }
+
+    /// Reports whether it leads a guest to this chain.
+    #[must_use]
+    pub fn joins(&self, name: &str) -> bool {
+        self.joined.values().any(|chain| chain.name == name)
+    }
+
+    /// Returns the messages, of which `references` are the references of those of the chains that exist.
+    #[must_use]
+    pub fn operations(
+        &self,
+        table: &TableName,
+        references: &BTreeMap<String, u32>,
+    ) -> Vec<Operation> {
+        let remove = self.left.iter().map(|((guest, _), chain)| {
+            let (map, element) = chain.lead(*guest);
+            element::delete(table, map, &[element], format!("removing the policy of {guest}"))
+        });
+        let add = self.joined.iter().map(|((guest, _), chain)| {
+            let (map, element) = chain.lead(*guest);
+            element::add(table, map, &[element], format!("adding the policy of {guest}"))
+        });
+        let count = |all: &BTreeMap<Place, PolicyChain>, name: &str| {
+            all.values().filter(|chain| chain.name == name).count()
+        };
+        let (mut deleted, mut added) = (vec![], vec![]);
+        for (name, chain) in self.chains() {
+            let joined = count(&self.joined, name);
+            match references.get(name) {
+                None if joined > 0 => added.extend(chain.add(table)),
+                Some(references)
+                    if joined == 0
+                        && chain.guests(table, *references) <= count(&self.left, name) =>
+                {
+                    deleted.extend(chain.delete(table));
+                }
+                _ => {}
+            }
+        }
+        remove.chain(deleted).chain(added).chain(add).collect()
+    }
+}
+
+/// Adds the chains of these entries to a table that has none, and leads the guests there, many in each message.
+#[must_use]
+pub(super) fn add_many(table: &TableName, entries: &BTreeSet<Entry>) -> Vec<Operation> {
+    let all = of(entries);
+    let chains: BTreeMap<_, _> = all.values().map(|chain| (&*chain.name, chain)).collect();
+    let mut operations: Vec<_> = chains.values().flat_map(|chain| chain.add(table)).collect();
+    for host in [false, true] {
+        let of_map = all.iter().filter(|((_, at_host), _)| *at_host == host);
+        let leads: Vec<_> = of_map.map(|((guest, _), chain)| chain.lead(*guest).1).collect();
+        for some in leads.chunks(element::A_MESSAGE) {
+            let what = format!("adding {} policies", some.len());
+            operations.push(element::add(table, map(host), some, what));
+        }
+    }
+    operations
+}
+
+/// Reports whether the table and its chains are as expected, apart from chains of policies and what these need.
+///
+/// Each rule of such a chain leads to one of three chains, and looks into a set of its own. So the references of those tell how
+/// many objects there may be.
+#[must_use]
+pub fn stand(expected: (&Table, &[Chain]), found: (&Table, &[Chain])) -> bool {
+    let ((expected, chains), (table, found)) = (expected, found);
+    let named = Table { references: expected.references, ..table.clone() };
+    if named != *expected || chains.len() != found.len() {
+        return false;
+    }
+    let mut rules = 0;
+    for (expected, found) in chains.iter().zip(found) {
+        let counts = [ALLOWED, REFUSED_POLICY, REFUSED_POLICY_HOST].contains(&&*expected.name);
+        let more = found.references.checked_sub(expected.references);
+        match more.filter(|more| counts || *more == 0) {
+            Some(more) => rules += more,
+            None => return false,
+        }
+        if *found != (Chain { references: found.references, ..expected.clone() }) {
+            return false;
+        }
+    }
+    match table.references.checked_sub(expected.references) {
+        Some(objects) => (rules..=2 * rules).contains(&objects) && (rules < objects || rules == 0),
+        None => false,
+    }
+}
+
+/// The policies of a table as it was read.
+#[derive(Debug, Default)]
+pub(super) struct FoundPolicies {
+    /// The entries that they are.
+    pub(super) entries: BTreeSet<Entry>,
+    /// The names of the chains and sets that they need.
+    pub(super) names: BTreeSet<String>,
+    /// The elements of the maps that lead to no such chain, with the name of the map.
+    pub(super) strays: Vec<(&'static str, Element)>,
+}
+
+impl FoundPolicies {
+    /// Reads the policies of a table with these chains, rules, sets and elements.
+    pub(super) fn read(
+        table: &TableName,
+        chains: &[Chain],
+        rules: &[Rule],
+        sets: &[Set],
+        elements: &BTreeMap<String, Vec<Element>>,
+    ) -> Self {
+        let mut rules_of: BTreeMap<&str, Vec<Rule>> = BTreeMap::new();
+        for rule in rules.iter().filter(|rule| holds_policies(&rule.chain)) {
+            rules_of.entry(&rule.chain).or_default().push(rule.clone());
+        }
+        let sets: BTreeMap<&str, &Set> = sets.iter().map(|set| (&*set.name, set)).collect();
+        let read = |chain: &Chain| {
+            let rules = rules_of.get(&*chain.name).map(Vec::as_slice).unwrap_or_default();
+            read_chain(table, chain, rules, &sets, elements)
+        };
+        let sound: BTreeMap<_, _> =
+            chains.iter().filter_map(read).map(|chain| (chain.name.clone(), chain)).collect();
+        let mut found = Self::default();
+        for host in [false, true] {
+            for lead in elements.get(map(host)).into_iter().flatten() {
+                let chain = lead.jump.as_ref().and_then(|name| sound.get(name));
+                let guest = address(&lead.key);
+                match chain
+                    .zip(guest)
+                    .filter(|(chain, guest)| chain.lead(*guest) == (map(host), lead.clone()))
+                {
+                    Some((chain, guest)) => {
+                        found.entries.extend(chain.entries(guest));
+                        let sets = chain.sets(table).into_iter().map(|(set, _)| set.name);
+                        found.names.extend(sets.chain([chain.name.clone()]));
+                    }
+                    None => found.strays.push((map(host), lead.clone())),
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Returns the chain of a policy if it is exactly as its name says, with its rules and sets.
+fn read_chain(
+    table: &TableName,
+    chain: &Chain,
+    rules: &[Rule],
+    sets: &BTreeMap<&str, &Set>,
+    elements: &BTreeMap<String, Vec<Element>>,
+) -> Option<PolicyChain> {
+    let host = chain.name.starts_with(HOST_POLICY);
+    if !host && !chain.name.starts_with(POLICY) {
+        return None;
+    }
+    let mut blocks = BTreeSet::new();
+    for allowed in [true, false] {
+        for element in elements.get(&set_name(&chain.name, allowed)).into_iter().flatten() {
+            blocks.insert((block(element, host)?, allowed));
+        }
+    }
+    let policy = PolicyChain::new(Family::V4, host, blocks);
+    let stands = policy.name == chain.name
+        && chain.base.is_none()
+        && policy.has_rules(table, rules)
+        && policy.sets(table).iter().all(|(set, _)| sets.get(&*set.name) == Some(&set));
+    stands.then_some(policy)
+}
+
+fn address(key: &[u8]) -> Option<IpAddr> {
+    match fields(key)? {
+        [guest] => Some((*guest).into()),
+        fields => Some(element::v6(fields.try_into().ok()?)),
+    }
+}
