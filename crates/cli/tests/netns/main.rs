@@ -72,6 +72,7 @@ mod self_test;
 #[allow(dead_code, reason = "as above")]
 mod server;
 mod shadows;
+mod shared;
 mod soak;
 mod stuck;
 mod supervised;

@@ -50,6 +50,14 @@ fn table(world: &World) -> &'static str {
     if world.firewall == Firewall::Nftables { "riklet" } else { "riklet-policies" }
 }
 
+/// Returns the names of the sets of what policies allow.
+fn allowed_sets(world: &World) -> Vec<String> {
+    let listing = world.node.tool(&["nft", "list", "table", "inet", table(world)]);
+    let sets = listing.lines().filter_map(|line| line.trim().strip_prefix("set policy-"));
+    let names = sets.map(|line| format!("policy-{}", line.trim_end_matches(" {")));
+    names.filter(|name| name.ends_with("-allowed")).collect()
+}
+
 fn serve(world: &World) -> Vec<crate::world::traffic::Server> {
     for address in [DATABASE, OTHER] {
         world.internet.tool(&["ip", "address", "add", &format!("{address}/32"), "dev", "lo"]);
@@ -163,17 +171,17 @@ on_every_firewall!(a_policy_survives_a_flush_by_repair, |world| {
     let shown = || world.riklet(&["inspect", "f"], "").success();
     let policy = "egress    none, allow 10.9.5.1:7000";
     assert!(shown().contains(&format!("{policy} (in the firewall)\n")), "{}", shown());
-    let wider = format!(
-        "element inet {} allowed {{ 10.231.0.2 . 0.0.0.0/0 . 0-255 . 0-65535 }}",
-        table(world)
-    );
+    let allowed = allowed_sets(world);
+    let [allowed] = &*allowed else { panic!("{allowed:?}") };
+    let wider =
+        format!("element inet {} {allowed} {{ 0.0.0.0/0 . 0-255 . 0-65535 }}", table(world));
     world.node.tool(&["nft", "flush", "set", "inet", table(world), "reach-none"]);
     assert_ne!(world.riklet(&["check"], "").code, Some(0), "the policy is missing");
     assert!(shown().contains(&format!("{policy} (MISSING in the firewall)\n")), "{}", shown());
     world.riklet(&["repair"], "").success();
     assert_way(&function, &[(Tcp, (DATABASE, 7000))]);
     assert_none(&function, &[(Tcp, (INTERNET, 7000))]);
-    world.node.tool(&["nft", "flush", "set", "inet", table(world), "allowed"]);
+    world.node.tool(&["nft", "flush", "set", "inet", table(world), allowed]);
     world.node.tool(&[&["nft", "add"], &wider.split(' ').collect::<Vec<_>>()[..]].concat());
     assert_way(&function, &[(Tcp, (OTHER, 7000))]);
     world.riklet(&["repair"], "").success();
