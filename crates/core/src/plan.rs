@@ -469,7 +469,7 @@ fn firewall_steps(
     } else {
         let named = named_anew(add.iter().chain(&remove));
         let whole = |some: BTreeSet<Entry>, all: &BTreeSet<Entry>| {
-            let of_policy = all.iter().filter(|entry| named.contains(&place(entry)));
+            let of_policy = all.iter().filter(|entry| place(entry).is_some_and(|place| named.contains(&place)));
             some.into_iter().chain(of_policy.copied()).collect()
         };
         let (remove, add) = (whole(remove, there), whole(add, &entries));
@@ -480,8 +480,8 @@ fn firewall_steps(
 }
 
 /// Returns the guests whose policy names something else than before, each with whether that is at the host.
-fn named_anew<'a>(changed: impl Iterator<Item = &'a Entry>) -> BTreeSet<Option<(IpAddr, bool)>> {
-    changed.map(place).filter(Option::is_some).collect()
+fn named_anew<'a>(changed: impl Iterator<Item = &'a Entry>) -> BTreeSet<(IpAddr, bool)> {
+    changed.filter_map(place).collect()
 }
 
 /// Returns the guest of an entry that a policy names, and whether it is at the host.
