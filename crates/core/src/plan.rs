@@ -469,7 +469,8 @@ fn firewall_steps(
     } else {
         let named = named_anew(add.iter().chain(&remove));
         let whole = |some: BTreeSet<Entry>, all: &BTreeSet<Entry>| {
-            let of_policy = all.iter().filter(|entry| place(entry).is_some_and(|place| named.contains(&place)));
+            let of_policy =
+                all.iter().filter(|entry| place(entry).is_some_and(|place| named.contains(&place)));
             some.into_iter().chain(of_policy.copied()).collect()
         };
         let (remove, add) = (whole(remove, there), whole(add, &entries));

@@ -183,9 +183,7 @@ fn key(block: Block, host: bool) -> Element {
 fn block(element: &Element, host: bool) -> Option<Block> {
     let (from, until) = (fields(&element.key)?, fields(element.last.as_ref()?)?);
     let (addresses, [by, to], [last_by, up_to]) = match (host, from, until) {
-        (true, from, until) => {
-            ((0, u32::MAX), from.try_into().ok()?, until.try_into().ok()?)
-        }
+        (true, from, until) => ((0, u32::MAX), from.try_into().ok()?, until.try_into().ok()?),
         (false, [first, from @ ..], [last, until @ ..]) => {
             let addresses = (u32::from_be_bytes(*first), u32::from_be_bytes(*last));
             (addresses, from.try_into().ok()?, until.try_into().ok()?)
