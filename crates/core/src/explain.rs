@@ -379,6 +379,10 @@ impl Way<'_> {
             true
         };
         let why = match egress {
+            Egress::None if self.facts.policy.is_some_and(|policy| !policy.names().is_empty()) => {
+                "reaches only what the daemon told it for the names of network.egress.allow"
+                    .to_owned()
+            }
             Egress::None => "reaches nothing".to_owned(),
             Egress::All if by_uplink => return passes(&format!("{shown} is an uplink")),
             Egress::Internet if by_uplink && NAME_SERVERS.into_iter().any(is) => {

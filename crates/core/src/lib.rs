@@ -19,6 +19,7 @@ pub mod lease;
 pub mod link;
 pub mod manager;
 pub mod model;
+pub mod names;
 pub mod nearest;
 pub mod plan;
 pub mod reach;

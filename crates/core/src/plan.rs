@@ -489,6 +489,7 @@ fn named_anew<'a>(changed: impl Iterator<Item = &'a Entry>) -> BTreeSet<(IpAddr,
 const fn place(entry: &Entry) -> Option<(IpAddr, bool)> {
     match *entry {
         Entry::Reach { guest, host, .. } => Some((guest, host)),
+        Entry::Pinned { guest, .. } => Some((guest, false)),
         _ => None,
     }
 }
@@ -547,7 +548,9 @@ fn ended<'a>(
     silent: &BTreeSet<IpAddr>,
 ) -> BTreeSet<Flows> {
     let mut guests: BTreeMap<IpAddr, Vec<&Entry>> = changed
-        .filter(|entry| matches!(entry, Entry::Policy { .. } | Entry::Reach { .. }))
+        .filter(|entry| {
+            matches!(entry, Entry::Policy { .. } | Entry::Reach { .. } | Entry::Pinned { .. })
+        })
         .map(Entry::guest)
         .filter(|guest| !silent.contains(guest))
         .map(|guest| (guest, vec![]))

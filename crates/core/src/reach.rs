@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 
 use crate::{
     firewall::{Entry, MAIL, NAME_SERVERS, SPECIAL_RANGES},
-    model::{Destination, Egress, EgressPolicy, Place, PortRange, Protocol},
+    model::{Destination, Egress, EgressPolicy, NameRule, Place, PortRange, Protocol},
 };
 
 pub use idle::{Idle, IdleReason, idle};
@@ -241,12 +241,14 @@ pub fn refused<'a>(
 }
 
 /// A part of a policy that reaches more than the node's guests do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Widening {
     /// The default.
     Default(Egress),
     /// A destination that is allowed.
     Allow(Destination),
+    /// A name that is allowed.
+    Name(NameRule),
 }
 
 /// Returns the first part of a policy that reaches more than the node's guests do. `None` if no part does.
@@ -271,7 +273,19 @@ pub fn widening(policy: &EgressPolicy, of_node: Egress) -> Option<Widening> {
         }
     };
     let allow = || policy.allow().iter().find(is_wider).copied().map(Widening::Allow);
-    default.map(Widening::Default).or_else(allow)
+    // Names stand for public addresses, which guests of the node reach unless it is for mail.
+    let is_wider_name = |rule: &&NameRule| match of_node {
+        Egress::All => false,
+        Egress::None => true,
+        Egress::Internet => {
+            let (protocol, port) = MAIL;
+            let has_port = |mail| rule.ports().contains(mail);
+            PortRange::single(port).is_some_and(has_port)
+                && rule.protocols().any(|named| named == protocol)
+        }
+    };
+    let name = || policy.names().iter().find(is_wider_name).cloned().map(Widening::Name);
+    default.map(Widening::Default).or_else(allow).or_else(name)
 }
 
 impl fmt::Display for Widening {
@@ -279,6 +293,7 @@ impl fmt::Display for Widening {
         match self {
             Self::Default(reach) => write!(f, "default {reach}"),
             Self::Allow(destination) => write!(f, "allow {destination}"),
+            Self::Name(rule) => write!(f, "allow {rule}"),
         }
     }
 }
@@ -461,5 +476,15 @@ mod tests {
             assert_eq!(said(None, &[allow], internet).unwrap(), format!("allow {allow}"));
         }
         assert_eq!(said(None, &["1.1.1.1:443"], none).unwrap(), "allow 1.1.1.1:443");
+        let named = |rule: &str, of_node| {
+            let policy = policy(None, &[], &[]).with_names(vec![rule.parse().unwrap()]);
+            widening(&policy, of_node).map(|wider| wider.to_string())
+        };
+        for rule in ["a.example:443", "a.example:25/udp", "*.example.org:26-30"] {
+            assert_eq!(named(rule, internet), None);
+            assert_eq!(named(rule, none).unwrap(), format!("allow {rule}"));
+        }
+        assert_eq!(named("a.example:20-30", internet).unwrap(), "allow a.example:20-30");
+        assert_eq!(named("a.example:25", all), None);
     }
 }

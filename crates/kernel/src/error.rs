@@ -119,6 +119,8 @@ pub enum KernelError {
     Listen { source: Refusal },
     #[error("cannot hear of what guests are refused")]
     ListenToRefusals { source: Refusal },
+    #[error("cannot let a guest reach the addresses of a name")]
+    Pin { source: Refusal },
     #[error("cannot count what guests are refused")]
     CountRefusals { source: Refusal },
     #[error("cannot answer guests that ask for their configuration")]
@@ -198,6 +200,7 @@ impl KernelError {
             Self::ReadLink { source, .. }
             | Self::Listen { source }
             | Self::ListenToRefusals { source }
+            | Self::Pin { source }
             | Self::CountRefusals { source }
             | Self::Questions { source }
             | Self::ListFlows { source }

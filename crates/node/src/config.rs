@@ -55,6 +55,9 @@ pub struct Config {
     pub api: Option<PathBuf>,
     /// The most microVMs that the daemon runs at a time for clients of its socket.
     pub member_runs: u32,
+    /// True if this process answers guests that ask for names, as the daemon does. Where nobody does, policies with names are
+    /// refused. Not a setting of a file.
+    pub answers_names: bool,
     /// The settings of microVMs.
     pub vmm: VmmConfig,
 }
@@ -88,6 +91,7 @@ impl Default for Config {
             ipv6: None,
             api: None,
             member_runs: DEFAULT_MEMBER_RUNS,
+            answers_names: false,
             vmm: VmmConfig::default(),
         }
     }

@@ -7,7 +7,9 @@ use crate::store::{REBUILD, Run, StoreError, rebuild_one};
 use riklet_core::{
     ErrorKind,
     firewall::Backend,
-    model::{AccountName, InstanceName, InterfaceName, NamespaceId, NamespacePath, Pool, Slot},
+    model::{
+        AccountName, InstanceName, InterfaceName, NameRule, NamespaceId, NamespacePath, Pool, Slot,
+    },
     plan::{Claim, ForeignLink, Holder, Obstacle, Step},
     routing::HostRoute,
     switch,
@@ -123,6 +125,16 @@ pub enum NodeError {
     /// The records hold what cannot be.
     #[error(transparent)]
     Fragment(#[from] FragmentError),
+    /// A policy allows names, and no daemon answers guests that ask for them. Nothing was changed.
+    #[error(
+        "{name}: network.egress.allow has {rule}, a name, and no daemon runs to answer what the guest asks for it"
+    )]
+    Names {
+        /// The instance.
+        name: InstanceName,
+        /// The first of the names.
+        rule: NameRule,
+    },
     /// A definition names a user or a group that the host does not know.
     #[error("{name}: spec.function.execution.{kind}: this host knows no {kind} {account}")]
     UnknownAccount {
@@ -234,6 +246,7 @@ impl NodeError {
             Self::Store(source) if source.is_permission() => ErrorKind::Host,
             Self::Decided { .. }
             | Self::Fragment(FragmentError::Policy { .. } | FragmentError::NoNamespace { .. })
+            | Self::Names { .. }
             | Self::OtherNamespace { .. }
             | Self::NoUplink { .. }
             | Self::PoolOverlaps { .. }
@@ -292,6 +305,7 @@ impl NodeError {
                 let value = configured.replace(' ', ",");
                 Some(format!("`riklet-sdn repair --{what} {value}` changes it for all functions"))
             }
+            Self::Names { .. } => Some("start one with `riklet-sdn serve`".to_owned()),
             Self::NoUplink { .. } => Some("`ip link` lists the interfaces of this host".to_owned()),
             Self::Decided { .. } => Some(
                 "take all instances down with `riklet-sdn down --all --purge`; the next `up` decides anew"

@@ -9,7 +9,7 @@ use super::{
     IdleEntry, NodeError, Request, Selector, Shadow, UpOptions, Warning, host::Host,
     known::KnownRules, overlap, session::Context, shadow,
 };
-use crate::store::{Phase, Record, Records, Store, StoreError, Tx, Unreadable};
+use crate::store::{self, Phase, Record, Records, Store, StoreError, Tx, Unreadable};
 use riklet_core::{
     link::LinkState,
     model::{Exposure, InstanceName, Slot, Workload},
@@ -94,6 +94,7 @@ impl<K: Kernel> Context<'_, K> {
         workloads: &[Workload],
         options: UpOptions,
     ) -> Result<Recorded, NodeError> {
+        self.refuse_names(workloads)?;
         let (mut records, mut changes, mut opened) = (vec![], Changes::new(), vec![]);
         let put = tx.put_all(workloads, host.node.pool.capacity())?;
         for (workload, (before, record)) in workloads.iter().zip(put) {
@@ -125,6 +126,23 @@ impl<K: Kernel> Context<'_, K> {
         let idle = workloads.iter().flat_map(IdleEntry::of).map(Warning::Idle);
         let warnings = warnings.chain(idle).collect();
         Ok(Recorded { records, changes, warnings, ..Recorded::default() })
+    }
+
+    /// Refuses policies with names if nobody answers guests that ask for them.
+    fn refuse_names(&self, workloads: &[Workload]) -> Result<(), NodeError> {
+        let with_names = workloads.iter().find_map(|workload| {
+            let rule = workload.egress()?.names().first()?;
+            Some((workload.name(), rule))
+        });
+        match with_names {
+            Some((name, rule))
+                if !self.config.answers_names
+                    && store::daemon(&self.config.state_dir).is_none() =>
+            {
+                Err(NodeError::Names { name: name.clone(), rule: rule.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Finds a slot whose interface a new instance may have, and returns the state of that interface.

@@ -137,7 +137,9 @@ impl<'a> ScopedView<'a> {
             Entry::Hairpin { .. }
             | Entry::Judged { .. }
             | Entry::Policy { .. }
-            | Entry::Reach { .. } => None,
+            | Entry::Reach { .. }
+            | Entry::Names { .. }
+            | Entry::Pinned { .. } => None,
         };
         opened.filter_map(port).collect()
     }

@@ -37,11 +37,18 @@ pub struct Attachment {
 
 impl Attachment {
     /// Returns the attachment of this instance. If its definition names no DNS servers, uses the first of the host's
-    /// `resolvers` (`HostFacts::resolvers` of the kernel).
+    /// `resolvers` (`HostFacts::resolvers` of the kernel). If its policy has names, its gateway is the one server: the daemon
+    /// asks the others.
     #[must_use]
     pub fn of(instance: &Instance, resolvers: &[IpAddr]) -> Self {
         let execution = instance.workload.execution();
-        let servers = execution.dns.as_ref().map_or(resolvers, Dns::servers);
+        let gateway = [IpAddr::from(instance.addresses.v4.host)];
+        let servers = if instance.workload.egress().is_some_and(|policy| !policy.names().is_empty())
+        {
+            &gateway
+        } else {
+            execution.dns.as_ref().map_or(resolvers, Dns::servers)
+        };
         Self {
             name: instance.name().clone(),
             interface: instance.interface(),
@@ -178,7 +185,7 @@ pub fn env(attachment: &Attachment) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use riklet_core::model::{Execution, Function, Limits, Pool, Slot, Workload};
+    use riklet_core::model::{EgressPolicy, Execution, Function, Limits, Pool, Slot, Workload};
     use riklet_sdn::store::Phase;
 
     pub(crate) fn attachment() -> Attachment {
@@ -218,6 +225,25 @@ pub(super) mod tests {
         assert_eq!(attached(None).dns, servers[..2]);
         assert_eq!(attached(Some(&servers[2..])).dns, servers[2..]);
         assert!(attached(Some(&[])).dns.is_empty(), "none is none");
+    }
+
+    #[test]
+    fn a_guest_with_names_asks_its_gateway() {
+        let allow = vec!["api.example.com:443".parse().unwrap()];
+        let policy = EgressPolicy::new(None, vec![], vec![]).with_names(allow);
+        let dns = Dns::try_from(vec![IpAddr::from([192, 0, 2, 53])]).unwrap();
+        let function = Function {
+            name: "hello".parse().unwrap(),
+            execution: Execution { dns: Some(dns), ..Execution::default() },
+            exposures: vec![],
+            egress: Some(policy),
+            limits: Limits::default(),
+        };
+        let slot = Slot::new(1);
+        let addresses = "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap();
+        let workload = Workload::Function(function);
+        let instance = Instance::new(workload, slot, Phase::Up, addresses, 1500);
+        assert_eq!(Attachment::of(&instance, &[]).dns, [IpAddr::from([10, 231, 0, 5])]);
     }
 
     #[test]

@@ -72,13 +72,14 @@ pub(crate) fn execution_value(execution: &Execution) -> Value {
 
 /// Returns only the fields that the policy has: the node's reach may change.
 pub(crate) fn egress_value(policy: &EgressPolicy) -> Value {
-    let list = |all: &[Destination]| -> Option<Value> {
-        (!all.is_empty()).then(|| all.iter().map(ToString::to_string).collect())
-    };
+    let list = |all: Vec<String>| (!all.is_empty()).then(|| json!(all));
+    let addresses = |all: &[Destination]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let names = policy.names().iter().map(ToString::to_string);
+    let allow = addresses(policy.allow()).into_iter().chain(names).collect();
     let said = [
         ("default", policy.default_reach().map(|reach| json!(reach.as_str()))),
-        ("allow", list(policy.allow())),
-        ("deny", list(policy.deny())),
+        ("allow", list(allow)),
+        ("deny", list(addresses(policy.deny()))),
     ];
     let said = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Value::Object(said.collect())

@@ -2,10 +2,10 @@ use std::fmt;
 
 use super::tree::{Position, Sort};
 use crate::model::{
-    AccountError, BitRateError, BootArgsError, DestinationError, EgressPolicy, EmptySource,
+    AccountError, BitRateError, BootArgsError, DestinationError, Egress, EgressPolicy, EmptySource,
     ExecutionConflict, Exposure, ExposureError, InstanceName, InterfaceNameError, Ipv6Unsupported,
-    MemoryError, NameError, NamespacePathError, OutOfRange, PortRangeError, Sha256Error,
-    TooManyServers,
+    MemoryError, NameError, NameRule, NameRuleError, NamespacePathError, OutOfRange,
+    PortRangeError, Sha256Error, TooManyServers,
 };
 
 /// A location in a source.
@@ -184,9 +184,21 @@ pub enum Reason {
     #[error(transparent)]
     Destination(#[from] DestinationError),
     #[error(transparent)]
+    Names(#[from] NameRuleError),
+    #[error(
+        "with default {default} the function reaches {default} whatever the names are: names need `default: none`, which is theirs if there is no default"
+    )]
+    NamesWithDefault { default: Egress },
+    #[error(
+        "egress.allow has {rule}, a name: only functions may have names as yet, since a pod's resolver is its runtime's"
+    )]
+    NamesOfPod { rule: NameRule },
+    #[error(transparent)]
     Rate(#[from] BitRateError),
     #[error("{found} destinations; a list has at most {}", EgressPolicy::MAX)]
     Destinations { found: usize },
+    #[error("{found} names; a list has at most {}", EgressPolicy::MAX_NAMES)]
+    ManyNames { found: usize },
     #[error(
         "what is allowed and denied overlaps so that it falls into {found} blocks; at most {} fit",
         EgressPolicy::MAX_BLOCKS

@@ -32,6 +32,7 @@ pub fn schema() -> Value {
             "ports": ports(),
             "network": network(),
             "destination": destination(),
+            "name": name_rule(),
         },
     })
 }
@@ -253,20 +254,17 @@ fn ports() -> Value {
 }
 
 fn network() -> Value {
-    let list = |text: &str| {
-        json!({
-            "description": text,
-            "type": "array",
-            "maxItems": EgressPolicy::MAX,
-            "items": reference("destination"),
-        })
-    };
-    let default =
-        "The reach beyond what is allowed and denied. By default that of the node (`egress`).";
+    let list = |text: &str, most: usize, items: Value| json!({ "description": text, "type": "array", "maxItems": most, "items": items });
+    let allow = json!({ "anyOf": [reference("destination"), reference("name")] });
+    let most = EgressPolicy::MAX + EgressPolicy::MAX_NAMES;
+    let allow = list("Destinations that it may reach as well, by address or by name.", most, allow);
+    let deny = "Destinations that it may not reach, also if they are allowed.";
+    let deny = list(deny, EgressPolicy::MAX, reference("destination"));
+    let default = "The reach beyond what is allowed and denied. By default that of the node (`egress`); `none` where names are allowed.";
     let egress = [
         ("default", one_of(default, &Egress::ALL.map(Egress::as_str))),
-        ("allow", list("Destinations that it may reach as well.")),
-        ("deny", list("Destinations that it may not reach, also if they are allowed.")),
+        ("allow", allow),
+        ("deny", deny),
     ];
     let egress = object("The destinations that it may begin connections to.", &[], egress);
     let rate = |text: &str| {
@@ -290,6 +288,15 @@ fn destination() -> Value {
         "description": "An IPv4 network or address, or `host`; with ports, and with /tcp or /udp.",
         "type": "string",
         "examples": ["10.0.5.0/24", "10.0.5.0/24:5000-5010/tcp", "192.0.2.7:443", "host:9000"],
+    })
+}
+
+fn name_rule() -> Value {
+    json!({
+        "description": "A name, or `*.` and a name for all names below it; with at most 16 ports, and with /tcp or /udp.",
+        "type": "string",
+        "pattern": "^(\\*\\.)?[A-Za-z0-9._-]+:[0-9]+( *- *[0-9]+)?(/[A-Za-z]+)?$",
+        "examples": ["api.example.com:443", "*.example.org:443/tcp"],
     })
 }
 

@@ -339,10 +339,9 @@ fn a_policy_of_egress_is_read_and_written() {
         at(94, ".default") + "unknown reach \"nothing\"; expected one of internet, all, none"
     );
     assert_eq!(refused("{ alow: [] }"), at(85, ".alow") + "unknown field; did you mean \"allow\"?");
-    assert!(
-        refused("{ allow: [api.example.com] }")
-            .contains("egress.allow[0]: \"api.example.com\" is a name")
-    );
+    assert!(refused("{ deny: [\"api.example.com:443\"] }").contains(
+        "egress.deny[0]: \"api.example.com\" is a name, which only `allow` of a definition takes"
+    ));
     assert!(
         refused("{ deny: 10.0.0.1 }").contains("expected a list of destinations, found a string")
     );
@@ -355,6 +354,47 @@ fn a_policy_of_egress_is_read_and_written() {
     assert!(
         refused(&format!("{{ deny: [{many}] }}"))
             .contains("65 destinations; a list has at most 64")
+    );
+}
+
+#[test]
+fn names_of_a_policy_are_read_and_written() {
+    let text = |egress: &str| {
+        let spec = format!("{{ function: {{ network: {{ egress: {egress} }} }} }}");
+        format!("{{ apiVersion: v1, kind: Function, name: f, spec: {spec} }}")
+    };
+    let read = |egress: &str| parse(&[source(("f.yaml", &text(egress)))]);
+    let allow = r#"{ allow: ["*.Example.org:443/TCP", 10.0.5.0/24, "api.example.com:80-81"] }"#;
+    let workload = read(allow).unwrap().remove(0);
+    let written = to_value(&workload)["spec"]["function"]["network"].clone();
+    assert_eq!(
+        written.to_string(),
+        r#"{"egress":{"allow":["10.0.5.0/24","*.example.org:443/tcp","api.example.com:80-81"],"default":"none"}}"#
+    );
+    assert_eq!(from_json(&to_json(&workload)).unwrap(), workload);
+    let refused = |egress: &str| read(egress).unwrap_err().to_string();
+    for (allow, reason) in [
+        ("api.example.com", "allow[0]: api.example.com has no port: write api.example.com:443"),
+        ("*:443", "allow[0]: \"*\" is no pattern of names"),
+        ("*.*:443", "allow[0]: \"*.*\" is no pattern of names"),
+        ("bücher.example:443", "write the name as it is asked for (punycode"),
+        ("10.0.5:443", "allow[0]: \"10.0.5:443\" is not a destination such as"),
+        ("function:db:80", "\"function:db:80\" is a function"),
+    ] {
+        let said = refused(&format!("{{ default: none, allow: [\"{allow}\"] }}"));
+        assert!(said.contains(reason), "{said}");
+    }
+    for default in ["internet", "all"] {
+        let said = refused(&format!("{{ default: {default}, allow: [\"a.example:1\"] }}"));
+        assert!(said.contains("egress: with default "), "{said}");
+        assert!(said.contains("names need `default: none`"), "{said}");
+    }
+    let pod = "{ apiVersion: v1, kind: Pod, name: p, spec: { pod: { network: { egress: { allow: [\"a.example:1\"] } } } } }";
+    let said = parse(&[source(("p.yaml", pod))]).unwrap_err().to_string();
+    assert!(said.contains("a.example:1, a name: only functions may have names"), "{said}");
+    let many = vec!["\"a.example:1\""; 5001].join(", ");
+    assert!(
+        refused(&format!("{{ allow: [{many}] }}")).contains("5001 names; a list has at most 5000")
     );
 }
 

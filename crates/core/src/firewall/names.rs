@@ -83,6 +83,10 @@ pub mod nftables {
     pub const FLOWS: &str = "flows";
     /// The set of the guests that began flows lately, each with its rate. The kernel adds and removes them.
     pub const RATES: &str = "rates";
+    /// The set of the guests whose policies have names.
+    pub const NAMED: &str = "named";
+    /// The set of the guests that asked for names lately, each with its rate. The kernel adds and removes them.
+    pub const ASKED: &str = "asked";
     /// The set of the uplinks.
     pub const UPLINKS: &str = "uplinks";
 

@@ -13,6 +13,7 @@ use crate::{
         Bracketed, Egress, Family, FlowLimit, InterfaceName, Ipv6Unsupported, Mark, Owner, Pool,
         PortRange, Protocol,
     },
+    names::NamesToken,
     reach::Block,
     routing::UplinkMarks,
 };
@@ -208,6 +209,18 @@ pub enum Entry {
         /// False if they are refused.
         allowed: bool,
     },
+    /// Leads a guest's questions for names to the daemon.
+    Names {
+        /// The guest's address.
+        guest: IpAddr,
+    },
+    /// Lets a guest begin connections to the addresses that the daemon has told it for the names of its policy.
+    Pinned {
+        /// The guest's address.
+        guest: IpAddr,
+        /// The token of its names.
+        token: NamesToken,
+    },
 }
 
 impl BaseRuleset {
@@ -232,7 +245,9 @@ impl Entry {
             | Self::Hairpin { guest }
             | Self::Policy { guest, .. }
             | Self::Judged { guest }
-            | Self::Reach { guest, .. } => *guest,
+            | Self::Reach { guest, .. }
+            | Self::Names { guest }
+            | Self::Pinned { guest, .. } => *guest,
         }
     }
 
@@ -240,7 +255,9 @@ impl Entry {
     #[must_use]
     pub const fn table(&self) -> EntryTable {
         match self {
-            Self::Policy { .. } | Self::Reach { .. } => EntryTable::Policies,
+            Self::Policy { .. } | Self::Reach { .. } | Self::Names { .. } | Self::Pinned { .. } => {
+                EntryTable::Policies
+            }
             Self::Judged { .. } => EntryTable::Mangle,
             Self::Exposure { .. } | Self::Hairpin { .. } => EntryTable::Nat,
         }
@@ -277,6 +294,8 @@ impl fmt::Display for Entry {
             Self::Hairpin { guest } => write!(f, "hairpin {guest}"),
             Self::Judged { guest } => write!(f, "policy of {guest}"),
             Self::Policy { guest, reach } => write!(f, "egress {reach} of {guest}"),
+            Self::Names { guest } => write!(f, "questions of {guest} for names"),
+            Self::Pinned { guest, token } => write!(f, "allow {guest} -> names {token}"),
             Self::Reach { guest, host, block, allowed } => {
                 let verb = if *allowed { "allow" } else { "deny" };
                 write!(f, "{verb} {guest} -> {}{block}", if *host { "host " } else { "" })

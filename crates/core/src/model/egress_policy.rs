@@ -2,7 +2,7 @@ use std::{fmt, net::Ipv4Addr, str::FromStr};
 
 use ipnet::Ipv4Net;
 
-use super::{Egress, PortRange, PortRangeError, Protocol};
+use super::{Egress, NameRule, PortRange, PortRangeError, Protocol};
 
 /// The destinations that one function may begin connections to, beyond published ports: a reach, and those that it names itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -10,6 +10,7 @@ pub struct EgressPolicy {
     default: Option<Egress>,
     allow: Vec<Destination>,
     deny: Vec<Destination>,
+    names: Vec<NameRule>,
 }
 
 /// Destinations that a policy names: `<place>`, `<place>:<ports>`, either with `/tcp` or `/udp`.
@@ -40,10 +41,20 @@ pub enum DestinationError {
         /// The text as given.
         text: String,
     },
-    /// The place is a name, or another function.
-    #[error("{place:?} is a name; destinations are IPv4 addresses, networks and \"host\" as yet")]
+    /// The place is a name.
+    #[error(
+        "{place:?} is a name, which only `allow` of a definition takes: here, write IPv4 addresses, networks or \"host\""
+    )]
     Name {
         /// The name.
+        place: String,
+    },
+    /// The place is another function.
+    #[error(
+        "{place:?} is a function; destinations are names, IPv4 addresses, networks and \"host\" as yet"
+    )]
+    Function {
+        /// The text as given.
         place: String,
     },
     /// The place is an IPv6 address.
@@ -78,6 +89,9 @@ impl EgressPolicy {
     /// The most blocks that its destinations may fall into, where they overlap: each is an element of the firewall.
     pub const MAX_BLOCKS: usize = 256;
 
+    /// The most names that one policy allows.
+    pub const MAX_NAMES: usize = 5000;
+
     /// Creates a policy. `None` has the reach that the node's guests have.
     #[must_use]
     pub const fn new(
@@ -85,7 +99,17 @@ impl EgressPolicy {
         allow: Vec<Destination>,
         deny: Vec<Destination>,
     ) -> Self {
-        Self { default, allow, deny }
+        Self { default, allow, deny, names: vec![] }
+    }
+
+    /// Adds the names that are allowed. Nothing else is reached then: without a default, it is `none`.
+    #[must_use]
+    pub fn with_names(mut self, names: Vec<NameRule>) -> Self {
+        if !names.is_empty() {
+            self.default = self.default.or(Some(Egress::None));
+        }
+        self.names = names;
+        self
     }
 
     /// Returns the reach beyond what is allowed and denied; `None` is that of the node's guests.
@@ -98,6 +122,12 @@ impl EgressPolicy {
     #[must_use]
     pub fn allow(&self) -> &[Destination] {
         &self.allow
+    }
+
+    /// Returns the names that are allowed.
+    #[must_use]
+    pub fn names(&self) -> &[NameRule] {
+        &self.names
     }
 
     /// Returns what is denied, also if it is allowed.
@@ -128,6 +158,27 @@ impl Destination {
     pub const fn ports(&self) -> Option<PortRange> {
         self.ports
     }
+
+    /// Splits a protocol off the end of a text: the last word after a slash that is no length of a prefix.
+    pub(super) fn split_protocol(text: &str) -> Result<(&str, Option<Protocol>), DestinationError> {
+        let Some((rest, word)) = text.rsplit_once('/') else { return Ok((text, None)) };
+        if !word.starts_with(|first: char| first.is_ascii_alphabetic()) {
+            return Ok((text, None));
+        }
+        let is_it = |known: &Protocol| known.as_str().eq_ignore_ascii_case(word);
+        let known = Self::WITH_PORTS.into_iter().find(is_it);
+        let found = || DestinationError::Protocol { found: word.to_owned() };
+        Ok((rest, Some(known.ok_or_else(found)?)))
+    }
+
+    /// Reports whether a text is meant as a name, which is then in place of an address.
+    fn names_a_place(text: &str) -> bool {
+        let place = text.split([':', '/']).next().unwrap_or_default();
+        let is_letter = |letter: char| letter.is_ascii_alphabetic() || letter == '*';
+        let has_letters = place.contains(is_letter) || !place.is_ascii();
+        let is_whole = place.contains(['.', '*']) || !place.is_ascii();
+        place != "host" && has_letters && (is_whole || text.matches(':').count() < 2)
+    }
 }
 
 impl FromStr for Destination {
@@ -137,27 +188,18 @@ impl FromStr for Destination {
         let syntax = || DestinationError::Syntax { text: text.to_owned() };
         let first = text.split(':').next().unwrap_or_default();
         if first == "function" {
-            return Err(DestinationError::Name { place: text.to_owned() });
+            return Err(DestinationError::Function { place: text.to_owned() });
+        }
+        if !text.contains('[') && Self::names_a_place(text) {
+            let place = text.split([':', '/']).next().unwrap_or_default().to_owned();
+            return Err(DestinationError::Name { place });
         }
         let is_ipv4 = first.parse::<Ipv4Addr>().is_ok() || first.parse::<Ipv4Net>().is_ok();
         if text.contains('[') || (text.matches(':').count() > 1 && !is_ipv4) {
             return Err(DestinationError::Ipv6 { text: text.to_owned() });
         }
-        // A protocol is the last word after a slash that is no length of a prefix.
-        let (rest, protocol) = match text.rsplit_once('/') {
-            Some((rest, word)) if word.starts_with(|first: char| first.is_ascii_alphabetic()) => {
-                let is_it = |known: &Protocol| known.as_str().eq_ignore_ascii_case(word);
-                let known = Self::WITH_PORTS.into_iter().find(is_it);
-                let found = || DestinationError::Protocol { found: word.to_owned() };
-                (rest, Some(known.ok_or_else(found)?))
-            }
-            _ => (text, None),
-        };
+        let (rest, protocol) = Self::split_protocol(text)?;
         let (place, ports) = rest.split_once(':').map_or((rest, None), |(a, b)| (a, Some(b)));
-        let is_letter = |letter: char| letter.is_ascii_alphabetic() || letter == '*';
-        if place != "host" && place.contains(is_letter) {
-            return Err(DestinationError::Name { place: place.to_owned() });
-        }
         let ports = ports.map(str::parse).transpose()?;
         if place == "host" {
             return Ok(Self { place: Place::Host, protocol, ports });
@@ -220,9 +262,23 @@ mod tests {
         {
             assert_eq!(refused(text), format!("{text:?} {form}"));
         }
-        let name = "is a name; destinations are IPv4 addresses, networks and \"host\" as yet";
-        assert_eq!(refused("*.example.org:443"), format!("\"*.example.org\" {name}"));
-        assert_eq!(refused("function:db:80"), format!("\"function:db:80\" {name}"));
+        let name = "is a name, which only `allow` of a definition takes: here, write IPv4 addresses, networks or \"host\"";
+        for (text, place) in [
+            ("*.example.org:443", "*.example.org"),
+            ("db", "db"),
+            ("a.example/tcp", "a.example"),
+            ("a.example:80:90", "a.example"),
+            ("例え:80", "例え"),
+        ] {
+            assert_eq!(refused(text), format!("{place:?} {name}"));
+        }
+        let function =
+            "is a function; destinations are names, IPv4 addresses, networks and \"host\" as yet";
+        assert_eq!(refused("function:db:80"), format!("\"function:db:80\" {function}"));
+        assert_eq!(
+            refused("fe80::1"),
+            "\"fe80::1\" has an IPv6 address, which is not supported yet"
+        );
         let ports = "\"80:90\" is neither a port such as 8080 nor a range such as 8000-8010";
         assert_eq!(refused("1.2.3.4:80:90"), ports);
         assert_eq!(refused("::1"), "\"::1\" has an IPv6 address, which is not supported yet");

@@ -86,7 +86,7 @@ impl Implementation for Function {
             return Err(FragmentError::Policy { name: self.name.clone() });
         }
         let fragment = parts::fragment(self, Kind::Function, Device::Tap(tap), slot, node)?;
-        Ok(parts::with_policy(fragment, self.egress.as_ref(), node.backend))
+        Ok(parts::with_policy(fragment, &self.name, self.egress.as_ref(), node.backend))
     }
 
     fn name(&self) -> &InstanceName {

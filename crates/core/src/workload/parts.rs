@@ -8,6 +8,7 @@ use crate::{
     firewall::{Backend, Entry},
     link::{Device, LinkSpec, Peer, PeerName, Tap},
     model::{Account, EgressPolicy, Execution, Exposure, InstanceName, Queues},
+    names::NamesToken,
     reach,
     shaping::Shaping,
 };
@@ -105,6 +106,7 @@ pub(super) fn execution(tap: Tap) -> Execution {
 /// may would not be said. With one that only has a default, that holds for both families.
 pub(super) fn with_policy(
     mut fragment: Fragment,
+    name: &InstanceName,
     policy: Option<&EgressPolicy>,
     backend: Backend,
 ) -> Fragment {
@@ -118,6 +120,9 @@ pub(super) fn with_policy(
             fragment.entries.push(Entry::Judged { guest });
         }
         fragment.entries.extend(reach::entries(policy, guest));
+        let token = NamesToken::of(name, policy);
+        let names = token.map(|token| [Entry::Names { guest }, Entry::Pinned { guest, token }]);
+        fragment.entries.extend(names.into_iter().flatten());
     }
     fragment.entries.sort_unstable();
     fragment

@@ -85,7 +85,7 @@ impl Implementation for Pod {
         found.namespace = validator.namespace(&pod);
         found.interface = validator.interface(&pod).unwrap_or(found.interface);
         found.exposures = validator.exposures(&pod);
-        (found.egress, found.limits) = validator.network(&pod);
+        (found.egress, found.limits) = validator.network_without_names(&pod);
         Some(found)
     }
 
@@ -138,7 +138,7 @@ impl Implementation for Pod {
         let (path, interface) = (self.namespace.path.clone(), self.interface.clone());
         let peer = parts::peer(slot, PeerName { path, namespace, interface }, node)?;
         let fragment = parts::fragment(self, Kind::Pod, Device::Veth(peer), slot, node)?;
-        Ok(parts::with_policy(fragment, self.egress.as_ref(), node.backend))
+        Ok(parts::with_policy(fragment, &self.name, self.egress.as_ref(), node.backend))
     }
 
     fn name(&self) -> &InstanceName {

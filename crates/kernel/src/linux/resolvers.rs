@@ -15,6 +15,14 @@ pub(super) fn resolvers() -> Result<Vec<IpAddr>, KernelError> {
     if servers.is_empty() { read(RESOLVED).map(|text| self::servers(&text)) } else { Ok(servers) }
 }
 
+/// Returns the name servers that the host itself asks, in the order of its resolv.conf(5), also if it is one of them.
+///
+/// # Errors
+/// Fails if the file cannot be read. A missing one names none.
+pub fn own_resolvers() -> Result<Vec<IpAddr>, KernelError> {
+    Ok(named(&read(LIBRARY)?))
+}
+
 /// Reads a file; a missing file counts as empty.
 #[expect(clippy::disallowed_methods, reason = "the kernel's view of the host")]
 fn read(path: &'static str) -> Result<String, KernelError> {
@@ -27,15 +35,19 @@ fn read(path: &'static str) -> Result<String, KernelError> {
 /// Returns the IPv4 servers of a resolv.conf(5), in its order, each once. A loopback address is the host itself, and so
 /// is 0.0.0.0: in a guest, either would be the guest.
 fn servers(text: &str) -> Vec<IpAddr> {
+    let mut servers = named(text);
+    servers.retain(|server| server.is_ipv4() && !server.is_loopback() && !server.is_unspecified());
+    servers
+}
+
+/// Returns the servers of a resolv.conf(5), in its order, each once. Those with a scope are left out.
+fn named(text: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.lines() {
         // The keyword starts the line and is followed by white space; text after the address is ignored.
         let Some(rest) = line.strip_prefix("nameserver") else { continue };
         let word = rest.split_ascii_whitespace().next().filter(|_| rest.starts_with([' ', '\t']));
         if let Some(Ok(server)) = word.map(str::parse::<IpAddr>)
-            && server.is_ipv4()
-            && !server.is_loopback()
-            && !server.is_unspecified()
             && !found.contains(&server)
         {
             found.push(server);

@@ -155,6 +155,15 @@ impl Store {
         Ok(found)
     }
 
+    /// Returns the workload of the instance that has this slot and is not being taken down.
+    ///
+    /// # Errors
+    /// Fails as [`Self::get`] does.
+    pub fn workload_of(&self, slot: Slot) -> Result<Option<Workload>, StoreError> {
+        let record = self.holder(slot)?.filter(|record| record.phase != Phase::Removing);
+        Ok(record.map(|record| record.workload))
+    }
+
     /// Returns the record that holds this slot.
     ///
     /// # Errors

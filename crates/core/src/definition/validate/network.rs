@@ -2,7 +2,7 @@
 
 use super::{Object, Reason, Validator, Value};
 use crate::{
-    model::{BitRate, Destination, Egress, EgressPolicy, Limits},
+    model::{BitRate, Destination, DestinationError, Egress, EgressPolicy, Limits, NameRule},
     reach,
 };
 
@@ -19,6 +19,19 @@ impl Validator {
             .and_then(|node| self.object(node, &function.path("network"), NETWORK));
         let Some(network) = network else { return (None, Limits::default()) };
         (self.egress(&network), self.limits(&network))
+    }
+
+    /// Does the same where a policy may have no names.
+    pub(crate) fn network_without_names(
+        &mut self,
+        pod: &Object<'_>,
+    ) -> (Option<EgressPolicy>, Limits) {
+        let (policy, limits) = self.network(pod);
+        let rule = policy.as_ref().and_then(|policy| policy.names().first());
+        if let (Some(rule), Some(node)) = (rule, pod.get("network")) {
+            self.refuse(node.at, pod.path("network"), Reason::NamesOfPod { rule: rule.clone() });
+        }
+        (policy, limits)
     }
 
     fn limits(&mut self, network: &Object<'_>) -> Limits {
@@ -46,15 +59,43 @@ impl Validator {
         let node = network.get("egress")?;
         let egress = self.object(node, &network.path("egress"), EGRESS)?;
         let default = self.choice(&egress, "default", "reach", &Egress::ALL, Egress::as_str);
-        let allow = self.destinations(&egress, "allow");
+        let (allow, names) = self.allowed(&egress);
         let deny = self.destinations(&egress, "deny");
-        let policy = EgressPolicy::new(default, allow, deny);
+        if let Some(default) = default.filter(|reach| *reach != Egress::None && !names.is_empty()) {
+            self.refuse(node.at, network.path("egress"), Reason::NamesWithDefault { default });
+        }
+        let policy = EgressPolicy::new(default, allow, deny).with_names(names);
         // A record was counted when it was a definition.
         let blocks = if self.recorded { 0 } else { reach::count(&policy) };
         if blocks > EgressPolicy::MAX_BLOCKS {
             self.refuse(node.at, network.path("egress"), Reason::Blocks { found: blocks });
         }
         Some(policy)
+    }
+
+    /// Returns the destinations and the names of `allow`, in the order in which either are listed.
+    fn allowed(&mut self, egress: &Object<'_>) -> (Vec<Destination>, Vec<NameRule>) {
+        let (mut destinations, mut names) = (Vec::new(), Vec::new());
+        let list = self.list(egress, "allow", "a list of destinations");
+        let Some((at, items)) = list else { return (destinations, names) };
+        let path = egress.path("allow");
+        if items.len() > EgressPolicy::MAX + EgressPolicy::MAX_NAMES {
+            self.refuse(at, path, Reason::ManyNames { found: items.len() });
+            return (destinations, names);
+        }
+        for (index, item) in items.iter().enumerate() {
+            match self.parsed(item, format!("{path}[{index}]"), read_allowed) {
+                Some(Allowed::Destination(destination)) => destinations.push(destination),
+                Some(Allowed::Name(name)) => names.push(name),
+                None => {}
+            }
+        }
+        if destinations.len() > EgressPolicy::MAX {
+            self.refuse(at, path, Reason::Destinations { found: destinations.len() });
+        } else if names.len() > EgressPolicy::MAX_NAMES {
+            self.refuse(at, path, Reason::ManyNames { found: names.len() });
+        }
+        (destinations, names)
     }
 
     fn destinations(&mut self, egress: &Object<'_>, name: &str) -> Vec<Destination> {
@@ -68,5 +109,19 @@ impl Validator {
         let read = |text: &str| text.parse().map_err(Reason::Destination);
         let read = |(index, item)| self.parsed(item, format!("{path}[{index}]"), read);
         items.iter().enumerate().filter_map(read).collect()
+    }
+}
+
+/// What `allow` lists.
+enum Allowed {
+    Destination(Destination),
+    Name(NameRule),
+}
+
+fn read_allowed(text: &str) -> Result<Allowed, Reason> {
+    match text.parse() {
+        Ok(destination) => Ok(Allowed::Destination(destination)),
+        Err(DestinationError::Name { .. }) => Ok(Allowed::Name(text.parse()?)),
+        Err(error) => Err(error.into()),
     }
 }

@@ -433,7 +433,9 @@ pub(super) fn of_entry(entry: &Entry) -> Result<Rule, EntryError> {
                 ),
             )
         }
-        Entry::Policy { .. } | Entry::Reach { .. } => return Err(EntryError::Policy),
+        Entry::Policy { .. } | Entry::Reach { .. } | Entry::Names { .. } | Entry::Pinned { .. } => {
+            return Err(EntryError::Policy);
+        }
         Entry::Judged { guest } => {
             let guest = Ipv6Unsupported::refuse(guest)?;
             rule(POLICY_CHAIN, format!("-s {guest}/32 -j DROP"))

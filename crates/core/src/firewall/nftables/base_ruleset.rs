@@ -23,6 +23,7 @@ use super::{
     },
     ipv6,
     layout::Layout,
+    names,
     object::{Base, Chain, Operation, Rule, Table, TableName, comment, commented},
     refused, sets,
 };
@@ -48,7 +49,7 @@ use crate::{
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3);
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0x34c7_167c_6ff6_bf02;
+const VERSION: u64 = 0x700b_c16a_efc9_f172;
 
 /// Returns the name of our table.
 #[must_use]
@@ -224,6 +225,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     all.extend(of_v6.unwrap_or_default());
     all.extend(arriving(base_ruleset));
     all.extend(limited(base_ruleset));
+    all.extend(names::to_the_daemon());
     all.extend([
         // The kernel drops packets that arrive for 127.0.0.0/8 as martian, but only after this rule, which would
         // translate them.
@@ -581,7 +583,7 @@ mod tests {
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
         assert_eq!(of(CHAIN), 7);
         assert_eq!(of(OUTPUT), 2);
-        assert_eq!(of(INPUT), 10);
+        assert_eq!(of(INPUT), 11);
         assert_eq!(of(FORWARD), 20);
         assert_eq!(of(REFUSE), 7);
     }

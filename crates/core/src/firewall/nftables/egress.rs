@@ -7,6 +7,7 @@ use super::{
         echo_request, established, from_guest, has_ports, jump, not_to_guest, out_of, reject,
         reject_port, reset, source, source_in, tcp, to_port,
     },
+    names,
     object::{Rule, comment},
 };
 use crate::{
@@ -35,6 +36,7 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         (FORWARD, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
         (ALLOWED, "what policies allow", vec![accept()]),
         (FORWARD, "what policies name", vec![from_guest(), decided_by_guest(Family::V4, POLICIES)]),
+        (INPUT, names::AS_FAST_AS_THEY_MAY, vec![names::too_fast()]),
         (INPUT, "what guests go on with", vec![from_guest(), established(), accept()]),
         (INPUT, "what others publish", vec![from_guest(), destination_translated(), accept()]),
         (INPUT, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),

@@ -17,7 +17,7 @@ use crate::{
         Entry,
         names::nftables::{
             BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, EXPOSURES, EXPOSURES_V6, HAIRPIN,
-            HAIRPIN_V6, HOST_POLICIES, POLICIES, RANGES, RANGES_V6, REACH_ALL, REACH_ALL_V6,
+            HAIRPIN_V6, HOST_POLICIES, NAMED, POLICIES, RANGES, RANGES_V6, REACH_ALL, REACH_ALL_V6,
             REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6,
         },
     },
@@ -236,6 +236,11 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
         Entry::Policy { guest, reach } => {
             (guests_of(family, reach), vec![Element::key(octets(guest))])
         }
+        Entry::Names { guest } => {
+            let guest = Ipv6Unsupported::refuse(guest)?;
+            (NAMED, vec![Element::key(guest.octets().to_vec())])
+        }
+        Entry::Pinned { .. } => (POLICIES, vec![]),
         // It stands in the chain of a policy.
         Entry::Reach { host, .. } => (if host { HOST_POLICIES } else { POLICIES }, vec![]),
     })
@@ -264,7 +269,7 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
 pub(super) fn is_of_policies(set: &str) -> bool {
     // The policies beside iptables are for IPv4.
     Egress::ALL.into_iter().any(|reach| guests_of(Family::V4, reach) == set)
-        || [POLICIES, HOST_POLICIES].contains(&set)
+        || [POLICIES, HOST_POLICIES, NAMED].contains(&set)
 }
 
 /// Returns the entry that has only this element, or `None` if it is not exactly as [`of_entry`] makes it.
@@ -274,6 +279,7 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
     let last = fields(element.last.as_ref().unwrap_or(&element.key))?;
     let data = fields(element.data.as_deref().unwrap_or_default())?;
     let of_guest = policy_entry(set, key).or_else(|| match (set, key) {
+        (NAMED, [guest]) => Some(Entry::Names { guest: (*guest).into() }),
         (HAIRPIN, [guest, _]) => Some(Entry::Hairpin { guest: (*guest).into() }),
         (HAIRPIN_V6, [a, b, c, d, ..]) => Some(Entry::Hairpin { guest: v6([*a, *b, *c, *d]) }),
         _ => None,
@@ -372,7 +378,8 @@ mod tests {
             .flat_map(|(host, guest)| [None, address].map(|a| exposure(a, host, guest)));
         let guest = [10, 231, 0, 2].into();
         let policies = Egress::ALL.map(|reach| Entry::Policy { guest, reach });
-        for entry in exposures.chain([hairpin]).chain(policies) {
+        let names = Entry::Names { guest };
+        for entry in exposures.chain([hairpin, names]).chain(policies) {
             let (set, elements) = of_entry(&entry).unwrap();
             let [element] = &*elements else { panic!("{entry}: {elements:?}") };
             assert_eq!(to_entry(set, element), Some(entry));

@@ -4,6 +4,7 @@
 //! The summary of a function is the text in which nft(8) shows its expressions.
 
 mod flow_limit;
+mod named;
 mod normal;
 mod refused;
 
@@ -22,6 +23,7 @@ use crate::{
 pub(super) use flow_limit::{
     begins_flow, begins_more_than, discovers_more_than, has_begun_more_than,
 };
+pub(super) use named::{destination_is_own, of_names, translate_to};
 pub(super) use normal::{does_nothing, normal, target};
 pub(super) use refused::{count_for_interface, few, few_for_interface, log};
 

@@ -17,6 +17,7 @@ pub mod foreign_set;
 pub mod foreign_translation;
 mod ipv6;
 mod layout;
+pub mod names;
 mod object;
 mod other_ports;
 pub mod policies;

@@ -20,6 +20,7 @@ use super::{
         not_from_guest, packet_has_any, source, to_guest,
     },
     layout::Layout,
+    names,
     object::{Base, Chain, Operation, Rule, Set, Table, TableName, comment},
     refused, sets,
 };
@@ -28,8 +29,8 @@ use crate::{
     firewall::{
         BaseRuleset, Entry, EntryTable, Ruleset,
         names::nftables::{
-            FORWARD, INPUT, POLICIES_TABLE, REFUSE, REFUSED, REFUSED_EGRESS, REFUSED_POLICY,
-            REFUSED_POLICY_HOST, TABLE_COMMENT, TOLD, UPLINKS, priority,
+            ASKED, FORWARD, INPUT, POLICIES_TABLE, PREROUTING, REFUSE, REFUSED, REFUSED_EGRESS,
+            REFUSED_POLICY, REFUSED_POLICY_HOST, TABLE_COMMENT, TOLD, UPLINKS, priority,
         },
     },
     model::Egress,
@@ -121,6 +122,7 @@ fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(INPUT, "others", &[not_from_guest(), accept()]),
         rule(INPUT, "nothing is allowed yet", &[unmarked]),
     ];
+    rules.extend(names::to_the_daemon().into_iter().map(|rule| Rule { table: name(), ..rule }));
     let accepted = accept();
     rules.extend(egress::rules(base_ruleset).into_iter().map(|mut rule| {
         if rule.expressions.ends_with(&accepted) {
@@ -156,6 +158,11 @@ fn chains(rules: &[Rule]) -> Vec<Chain> {
         let base = match name {
             FORWARD => Some(base(InetHookNumber::Forward)),
             INPUT => Some(base(InetHookNumber::LocalIn)),
+            PREROUTING => Some(Base {
+                kind: "nat".to_owned(),
+                priority: priority::BEFORE_DSTNAT,
+                ..base(InetHookNumber::PreRouting)
+            }),
             _ => None,
         };
         Chain { table: self::name(), name: name.to_owned(), base, references }
@@ -180,7 +187,7 @@ fn sets(base_ruleset: &BaseRuleset, rules: &[Rule]) -> Vec<Set> {
         .collect();
     // The places of entries are there even if no rule asks for a reach that the node has anyway.
     let holds = |set: &Set| {
-        let is_filled = [REFUSED, TOLD].contains(&&*set.name);
+        let is_filled = [REFUSED, TOLD, ASKED].contains(&&*set.name);
         is_filled || named.contains(&*set.name) || element::is_of_policies(&set.name)
     };
     let sets = sets::all(base_ruleset).into_iter().filter(holds);

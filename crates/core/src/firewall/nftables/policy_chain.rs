@@ -27,6 +27,7 @@ use crate::{
         },
     },
     model::Family,
+    names::NamesToken,
     reach::Block,
 };
 
@@ -43,10 +44,20 @@ pub struct PolicyChain {
     host: bool,
     /// The destinations, none of which overlap, each with whether it is allowed.
     blocks: BTreeSet<(Block, bool)>,
+    /// The names that it allows, by the addresses that the daemon pins.
+    names: Option<NamesToken>,
+}
+
+/// The destinations that the policy of a guest names.
+#[derive(Debug, Default)]
+struct Destinations {
+    blocks: BTreeSet<(Block, bool)>,
+    names: Option<NamesToken>,
 }
 
 impl PolicyChain {
-    fn new(family: Family, host: bool, blocks: BTreeSet<(Block, bool)>) -> Self {
+    fn new(family: Family, host: bool, destinations: Destinations) -> Self {
+        let Destinations { blocks, names } = destinations;
         let mut digest = Sha256::new();
         digest.update([u8::from(family == Family::V6)]);
         for (block, allowed) in &blocks {
@@ -57,7 +68,8 @@ impl PolicyChain {
         let digest = digest.finalize();
         let number = digest.iter().take(8).fold(0_u64, |all, &byte| all << 8 | u64::from(byte));
         let begin = if host { HOST_POLICY } else { POLICY };
-        Self { name: format!("{begin}{number:016x}"), family, host, blocks }
+        let end = names.map(|token| format!("{NAMES}{token}")).unwrap_or_default();
+        Self { name: format!("{begin}{number:016x}{end}"), family, host, blocks, names }
     }
 
     /// Returns the name.
@@ -87,6 +99,17 @@ impl PolicyChain {
         [true, false].map(set).into_iter().filter(|(_, elements)| !elements.is_empty()).collect()
     }
 
+    /// Returns the set of the addresses that were told for names; `None` if it allows none.
+    #[must_use]
+    pub fn pinned(&self, table: &TableName) -> Option<Set> {
+        self.names?;
+        Some(Set { table: table.clone(), ..sets::of_pins(&self.pinned_name()) })
+    }
+
+    fn pinned_name(&self) -> String {
+        format!("{}{PINNED}", self.name)
+    }
+
     fn set(&self, allowed: bool) -> String {
         set_name(&self.name, allowed)
     }
@@ -106,7 +129,12 @@ impl PolicyChain {
             Rule::new(table, &self.name, comment(text), &parts)
         };
         let needed = |allowed: &bool| self.blocks.iter().any(|(_, said)| said == allowed);
-        [true, false].into_iter().filter(needed).map(rule).collect()
+        let pinned = self.names.map(|_| {
+            let end = [not_to_guest(), jump(ALLOWED)].concat();
+            let parts = [key(), is_in(&self.pinned_name()), end];
+            Rule::new(table, &self.name, comment("told for names"), &parts)
+        });
+        [true, false].into_iter().filter(needed).map(rule).chain(pinned).collect()
     }
 
     /// Reports whether a chain with these rules decides as this one.
@@ -133,6 +161,7 @@ impl PolicyChain {
                 operations.push(element::add(table, &set.name, some, what));
             }
         }
+        operations.extend(self.pinned(table).map(|set| set.add(PINNED_ID)));
         operations.extend(self.rules(table).iter().map(Rule::append));
         operations
     }
@@ -140,7 +169,8 @@ impl PolicyChain {
     /// Deletes it with its rules, and its sets. Refused with `EBUSY` while a guest is led there.
     fn delete(&self, table: &TableName) -> Vec<Operation> {
         let chain = table.delete_chain(&self.name, 0);
-        let sets = self.sets(table).into_iter().map(|(set, _)| set.delete());
+        let sets = self.sets(table).into_iter().map(|(set, _)| set);
+        let sets = sets.chain(self.pinned(table)).map(|set| set.delete());
         [chain].into_iter().chain(sets).collect()
     }
 
@@ -148,8 +178,22 @@ impl PolicyChain {
     fn entries(&self, guest: IpAddr) -> impl Iterator<Item = Entry> {
         let host = self.host;
         let entry = move |&(block, allowed)| Entry::Reach { guest, host, block, allowed };
-        self.blocks.iter().map(entry)
+        let names = self.names.map(|token| Entry::Pinned { guest, token });
+        self.blocks.iter().map(entry).chain(names)
     }
+}
+
+/// Between the rest of the name of a chain and the token of its names.
+const NAMES: &str = "-names-";
+/// The end of the name of a set of addresses that were told for names.
+const PINNED: &str = "-pinned";
+/// The number of that set in its transaction, beside those of the two others of its chain.
+const PINNED_ID: u32 = 3;
+
+/// Reports whether a set is one that the daemon fills with the addresses that it told for names.
+#[must_use]
+pub fn holds_pins(set: &str) -> bool {
+    set.starts_with(POLICY) && set.ends_with(PINNED)
 }
 
 const fn map(host: bool) -> &'static str {
@@ -197,14 +241,20 @@ fn block(element: &Element, host: bool) -> Option<Block> {
 /// Returns the chains that these entries need, by guest and place.
 #[must_use]
 pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> BTreeMap<Place, PolicyChain> {
-    let mut places: BTreeMap<Place, BTreeSet<(Block, bool)>> = BTreeMap::new();
+    let mut places: BTreeMap<Place, Destinations> = BTreeMap::new();
     for entry in entries {
-        if let Entry::Reach { guest, host, block, allowed } = *entry {
-            places.entry((guest, host)).or_default().insert((block, allowed));
+        match *entry {
+            Entry::Reach { guest, host, block, allowed } => {
+                places.entry((guest, host)).or_default().blocks.insert((block, allowed));
+            }
+            Entry::Pinned { guest, token } => {
+                places.entry((guest, false)).or_default().names = Some(token);
+            }
+            _ => {}
         }
     }
-    let chain = |(place, blocks): (Place, BTreeSet<_>)| {
-        (place, PolicyChain::new(Family::of(place.0), place.1, blocks))
+    let chain = |(place, destinations): (Place, Destinations)| {
+        (place, PolicyChain::new(Family::of(place.0), place.1, destinations))
     };
     places.into_iter().map(chain).collect()
 }
@@ -372,7 +422,8 @@ impl FoundPolicies {
                 {
                     Some((chain, guest)) => {
                         found.entries.extend(chain.entries(guest));
-                        let sets = chain.sets(table).into_iter().map(|(set, _)| set.name);
+                        let sets = chain.sets(table).into_iter().map(|(set, _)| set);
+                        let sets = sets.chain(chain.pinned(table)).map(|set| set.name);
                         found.names.extend(sets.chain([chain.name.clone()]));
                     }
                     None => found.strays.push((map(host), lead.clone())),
@@ -401,11 +452,13 @@ fn read_chain(
             blocks.insert((block(element, host)?, allowed));
         }
     }
-    let policy = PolicyChain::new(Family::V4, host, blocks);
+    let names = chain.name.split_once(NAMES).and_then(|(_, token)| token.parse().ok());
+    let policy = PolicyChain::new(Family::V4, host, Destinations { blocks, names });
+    let has = |set: &Set| sets.get(&*set.name) == Some(&set);
     let stands = policy.name == chain.name
         && chain.base.is_none()
         && policy.has_rules(table, rules)
-        && policy.sets(table).iter().all(|(set, _)| sets.get(&*set.name) == Some(&set));
+        && policy.sets(table).iter().map(|(set, _)| set).chain(&policy.pinned(table)).all(has);
     stands.then_some(policy)
 }
 

@@ -8,10 +8,11 @@ use crate::{
     firewall::{
         BaseRuleset,
         names::nftables::{
-            BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, CONFINED, CONFINED_V6, DISCOVERIES,
-            EXPOSURES, EXPOSURES_V6, FLOWS, FLOWS_V6, HAIRPIN, HAIRPIN_V6, HOST_POLICIES, POLICIES,
-            RANGES, RANGES_V6, RATES, RATES_V6, REACH_ALL, REACH_ALL_V6, REACH_INTERNET,
-            REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6, REFUSED, TOLD, UPLINKS,
+            ASKED, BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, CONFINED, CONFINED_V6,
+            DISCOVERIES, EXPOSURES, EXPOSURES_V6, FLOWS, FLOWS_V6, HAIRPIN, HAIRPIN_V6,
+            HOST_POLICIES, NAMED, POLICIES, RANGES, RANGES_V6, RATES, RATES_V6, REACH_ALL,
+            REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6, REFUSED,
+            TOLD, UPLINKS,
         },
     },
     model::Family,
@@ -32,6 +33,8 @@ const MARK: u32 = 19;
 const INTERFACE_INDEX: u32 = 20;
 /// `NFT_DATA_VERDICT`, and `sizeof(struct nft_verdict)` of a 64-bit kernel.
 const VERDICT: (u32, u32) = (0xffff_ff00, 16);
+/// The most addresses with ports that one guest was told for names.
+const MOST_PINS: u32 = 4096;
 /// The number of slots. The kernel lets a guest begin flows uncounted if the set is full.
 const MOST_GUESTS: u32 = 1 << u16::BITS;
 /// A time after which each guest may begin a full burst of flows again, in milliseconds.
@@ -90,6 +93,8 @@ fn of(family: Family) -> Vec<Set> {
         set(REACH_INTERNET, address, None),
         set(REACH_ALL, address, None),
         set(REACH_NONE, address, None),
+        set(NAMED, address, None),
+        of_rates(ASKED, address),
         set(UPLINKS, (INTERFACE, 16), None),
         set(CONFINED, interfaces(), None),
         of_flows(FLOWS, address),
@@ -143,6 +148,12 @@ pub(super) fn of_destinations(name: &str, family: Family, host: bool) -> Set {
     let address = (!host).then_some(address(family));
     let fields: Vec<_> = address.into_iter().chain([PROTOCOL_FIELD, PORT_FIELD]).collect();
     ranges(name, &fields, None)
+}
+
+/// Returns a set of the addresses that were told for names, each at a port and with a lifetime.
+pub(super) fn of_pins(name: &str) -> Set {
+    let key = (concatenation(&[ADDRESS, PROTOCOL, PORT]), 12);
+    Set { flags: EXPIRING, size: Some(MOST_PINS), ..set(name, key, None) }
 }
 
 /// Returns the type of a pair of interfaces, and its length in bytes.

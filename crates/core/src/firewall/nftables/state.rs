@@ -11,7 +11,7 @@ use super::{
 };
 use crate::firewall::{
     BaseState, Entry, FirewallState,
-    names::nftables::{DISCOVERIES, FLOWS, FLOWS_V6, RATES, RATES_V6, REFUSED, TOLD},
+    names::nftables::{ASKED, DISCOVERIES, FLOWS, FLOWS_V6, RATES, RATES_V6, REFUSED, TOLD},
 };
 
 /// Everything in our table.
@@ -141,7 +141,7 @@ impl FoundTable {
     ) -> (BTreeSet<Entry>, Vec<String>) {
         // The kernel fills the sets of flows, rates and refusals.
         let of_base_ruleset = |set: &str| {
-            let filled = [FLOWS, RATES, REFUSED, TOLD, FLOWS_V6, RATES_V6, DISCOVERIES];
+            let filled = [FLOWS, RATES, REFUSED, TOLD, FLOWS_V6, RATES_V6, DISCOVERIES, ASKED];
             let is_base = layout.elements.contains_key(set) || filled.contains(&set);
             is_base || policy_chain::holds_policies(set)
         };

@@ -22,15 +22,17 @@ use super::{FirewallBackend, foreign_chains as foreign, watch::Watch};
 use crate::{Refusal, linux::opened};
 use riklet_core::{
     firewall::{
-        BaseRuleset, Change, Entry, FirewallState, ForeignChainState, RefusingRule, Ruleset,
+        Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChainState, RefusingRule,
+        Ruleset,
         iptables::Table,
         names::{
             self,
-            nftables::{FLOWS, RATES, REFUSED, TOLD},
+            nftables::{ASKED, FLOWS, RATES, REFUSED, TOLD},
         },
-        nftables::{FoundTable, Layout, base_ruleset, refused},
+        nftables::{FoundTable, Layout, base_ruleset, names as pinned, policy_chain, refused},
     },
     model::{InterfaceName, Slot},
+    names::Pin,
 };
 
 /// The backend for the table `inet riklet`. The connection is opened when it is first needed, and stays open.
@@ -56,6 +58,16 @@ impl Nftables {
         if let Err(refusal) = forgotten {
             tracing::debug!(%refusal, "the refused packets of a slot are counted on");
         }
+    }
+
+    /// Pins addresses, or renews them.
+    pub(in crate::linux) fn pin(
+        &mut self,
+        backend: Backend,
+        set: &str,
+        pins: &[Pin],
+    ) -> Result<(), Refusal> {
+        self.connection()?.commit(pinned::pin(backend, set, pins))
     }
 
     /// Returns the port by which notifications of the kernel name the connection, or `None` if it was not needed yet.
@@ -113,7 +125,8 @@ impl FirewallBackend for Nftables {
         let connection = self.connection()?;
         if let Change::Delta { remove, .. } = change {
             // The kernel deletes by key, whatever value a map has for it, so the value is compared first.
-            let of_policy = |entry: &&Entry| matches!(entry, Entry::Reach { .. });
+            let of_policy =
+                |entry: &&Entry| matches!(entry, Entry::Reach { .. } | Entry::Pinned { .. });
             for entry in remove.iter().filter(|entry| !of_policy(entry)) {
                 if !connection.holds(&base_ruleset::name(), &BTreeSet::from([*entry]))? {
                     let words = format!("removing {entry}");
@@ -143,10 +156,12 @@ impl FirewallBackend for Nftables {
     }
 }
 
-/// Reports whether this is a table of ours, or something in it that matters. The kernel fills some of the sets.
+/// Reports whether this is a table of ours, or something in it that matters. The kernel and the daemon's resolver fill some
+/// of the sets.
 pub(super) fn concerns(object: &Object<'_>) -> bool {
-    let filled = [FLOWS, RATES, REFUSED, TOLD];
-    let is_filled = object.chain.is_some_and(|set| filled.contains(&set));
+    let filled = [FLOWS, RATES, REFUSED, TOLD, ASKED];
+    let is_filled =
+        object.chain.is_some_and(|set| filled.contains(&set) || policy_chain::holds_pins(set));
     is_ours(object) && !(is_filled && object.change == ObjectChange::Element)
 }
 
