@@ -31,6 +31,7 @@ pub mod events;
 pub mod local;
 pub mod manifests;
 pub mod metrics;
+mod names;
 mod offload;
 pub mod problems;
 pub mod server;

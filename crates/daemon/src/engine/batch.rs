@@ -45,7 +45,10 @@ impl Core {
                     continue;
                 }
                 Err(_) => {}
-                Ok(report) => self.note_change(&request, report, now),
+                Ok(report) => {
+                    self.names.changed_by(&request, report);
+                    self.note_change(&request, report, now);
+                }
             }
             match result {
                 Ok(report) if report.ticket().is_some() => {

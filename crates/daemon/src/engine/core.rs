@@ -23,7 +23,7 @@ use super::{
     refusals::RefusalThread,
     worker::Worker,
 };
-use crate::{events::Events, local::LocalNode, now};
+use crate::{events::Events, local::LocalNode, names::Resolver, now};
 use riklet_core::{model::Slot, plan::CutOff};
 use riklet_kernel::linux::{Linux, watched::Watched};
 use riklet_sdn::{
@@ -54,6 +54,8 @@ pub(super) struct Core {
     _refusals: RefusalThread,
     /// The thread that answers guests which ask for their configuration.
     _leases: LeaseThread,
+    /// The thread that answers guests that ask for names.
+    pub(super) names: Resolver,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
     pub(super) failed_repair: Option<String>,
@@ -126,10 +128,11 @@ impl Core {
         });
         let flows = flows.map_err(EngineError::Start)?;
         let state_dir = node.config().state_dir.clone();
-        let refusals = RefusalThread::start(state_dir, events.clone());
+        let refusals = RefusalThread::start(state_dir.clone(), events.clone());
         let refusals = refusals.map_err(EngineError::Start)?;
         let leases = LeaseThread::start(node.config().clone(), events.clone());
         let leases = leases.map_err(EngineError::Start)?;
+        let names = Resolver::start(state_dir, events.clone()).map_err(EngineError::Start)?;
         // What was changed before is in the first list of every watcher.
         let journal = JournalFollower::open(&node.config().state_dir);
         let heard = node.changes_after(0)?.last;
@@ -149,6 +152,7 @@ impl Core {
             flows,
             _refusals: refusals,
             _leases: leases,
+            names,
             healer: Healer::default(),
             failed_repair: None,
             cut_offs: BTreeSet::new(),
@@ -275,6 +279,7 @@ impl Core {
         for call in std::mem::take(&mut self.alone) {
             call(&mut self.local);
         }
+        self.names.changed(None);
         self.refill = true;
         self.least_ready = None;
         self.draining_since = self.draining_since.or(Some(now()));

@@ -167,6 +167,8 @@ impl Engine {
         events: Events,
     ) -> Result<(Self, JoinHandle<()>), EngineError> {
         let start = |errno: rustix::io::Errno| EngineError::Start(errno.into());
+        let mut config = config;
+        config.answers_names = true;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(start)?;
         let (messages, inbox) = mpsc::channel();
         let queue = Queue { messages, wake: Arc::new(wake) };

@@ -19,6 +19,7 @@ impl Core {
             Ok(journal) => {
                 self.heard = journal.last;
                 if journal.missed != Some(0) {
+                    self.names.changed(None);
                     self.events.missed(journal.missed);
                 }
                 let any = !journal.entries.is_empty();
@@ -61,6 +62,7 @@ impl Core {
         let is_recorded = matches!(entry.kind, JournalKind::Up | JournalKind::Failed);
         let name = entry.name.as_ref().filter(|_| is_recorded);
         let found = name.and_then(|name| self.local.node.inspect(name).ok());
+        self.names.changed(entry.name.clone().map(|name| [name].into()));
         self.events.heard(entry, found.as_ref());
     }
 }

@@ -54,7 +54,7 @@ pub enum EventKind {
     Ended,
     /// A run was lost: its supervisor died, and what it left was cleared away.
     Lost,
-    /// A packet of a function was refused. These events are a stream of their own.
+    /// A packet of a function was refused, or a name. These events are a stream of their own.
     Refused,
     /// Changes by other processes were not heard of: this many, or `None` if nobody knows.
     Missed(Option<u64>),
@@ -99,7 +99,7 @@ pub struct Event {
     pub text: String,
     /// The function, as lists have it, after an event of kind `up` or `failed`; `None` if it was not recorded any more.
     pub instance: Option<ListEntry>,
-    /// The packet, in an event of kind `refused`.
+    /// The packet, in an event of kind `refused`; `None` if a name was refused.
     pub refused: Option<RefusedPacket>,
     /// The event as streams send it.
     pub(super) encoded: Encoded,
@@ -286,6 +286,11 @@ impl Events {
     pub(super) fn refused(&self, name: Option<InstanceName>, packet: RefusedPacket) {
         let text = packet.to_string();
         self.publish_refusal(EventKind::Refused, name, text, Some(packet));
+    }
+
+    /// Publishes that a function was refused a name, or all addresses of one.
+    pub(super) fn name_refused(&self, name: InstanceName, text: String) {
+        self.publish_refusal(EventKind::Refused, Some(name), text, None);
     }
 
     /// Publishes that some refused packets were not heard of.

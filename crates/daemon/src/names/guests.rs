@@ -1,0 +1,181 @@
+//! The guests that ask for names: their policies, and what they were told.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use crate::now;
+use riklet_core::{
+    firewall::{Backend, Entry, nftables::names},
+    model::{Dns, InstanceName, Pool, Protocol},
+    names::{AllowedNames, NamesToken, Pin},
+    reach,
+};
+use riklet_sdn::store::{Setting, Store, StoreError};
+
+/// The most questions of one guest that are open at upstreams.
+const MOST_OPEN: u32 = 16;
+/// The most addresses with ports that one guest is let through to by names at a time.
+const MOST_PINS: usize = 4096;
+/// The refusals of one guest that are told of in a second, and in a burst.
+const TOLD: (f64, f64) = (1.0, 10.0);
+
+/// A guest whose policy has names.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) name: InstanceName,
+    /// The set of the firewall for the addresses that it is told: another one with each policy.
+    pub(super) set: String,
+    pub(super) names: AllowedNames,
+    /// The servers of its definition, which are asked instead of the host's.
+    pub(super) dns: Option<Vec<IpAddr>>,
+    pub(super) backend: Backend,
+    pub(super) pool: Pool,
+    open: Cell<u32>,
+    /// The addresses that it is let through to, and until when.
+    pinned: RefCell<BTreeMap<(Ipv4Addr, Protocol, u16), Instant>>,
+    /// The refusals that may be told of, as of a time.
+    to_tell: Cell<(f64, Option<Instant>)>,
+}
+
+/// A place among the open questions of a guest.
+#[derive(Debug)]
+pub(super) struct Open(Rc<Guest>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+    }
+}
+
+impl Guest {
+    /// Takes a place among its open questions; `None` if it has too many.
+    pub(super) fn open(self: &Rc<Self>) -> Option<Open> {
+        if self.open.get() >= MOST_OPEN {
+            return None;
+        }
+        self.open.set(self.open.get() + 1);
+        Some(Open(Rc::clone(self)))
+    }
+
+    /// Reports whether one more refusal is to be told of.
+    pub(super) fn may_tell(&self) -> bool {
+        let (rate, burst) = TOLD;
+        let ((left, since), now) = (self.to_tell.get(), now());
+        let passed = since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
+        let left = (left + passed * rate).min(burst);
+        let may = left >= 1.0;
+        self.to_tell.set((if may { left - 1.0 } else { left }, Some(now)));
+        may
+    }
+
+    /// Returns the pins of these addresses, each with its lifetime, at these places; `None` if the guest has too many. A
+    /// lifetime that ends later already is not made shorter.
+    pub(super) fn pins(
+        &self,
+        addresses: &[(Ipv4Addr, Duration)],
+        places: &BTreeSet<(Protocol, u16)>,
+    ) -> Option<Vec<Pin>> {
+        let now = now();
+        let mut pinned = self.pinned.borrow_mut();
+        pinned.retain(|_, until| *until > now);
+        let mut pins = Vec::new();
+        for &(address, lifetime) in addresses {
+            for &(protocol, port) in places {
+                let until = pinned.entry((address, protocol, port)).or_insert(now);
+                *until = (*until).max(now + lifetime);
+                let lifetime = until.saturating_duration_since(now);
+                pins.push(Pin { address, protocol, port, lifetime });
+            }
+        }
+        (pinned.len() <= MOST_PINS).then_some(pins)
+    }
+}
+
+/// The guests that asked for names, as far as the records are as they were then.
+#[derive(Debug)]
+pub(super) struct Guests {
+    state_dir: PathBuf,
+    known: RefCell<BTreeMap<Ipv4Addr, Rc<Guest>>>,
+    /// Those whose records may have changed.
+    stale: RefCell<BTreeSet<Ipv4Addr>>,
+}
+
+impl Guests {
+    pub(super) fn new(state_dir: PathBuf) -> Self {
+        Self { state_dir, known: RefCell::default(), stale: RefCell::default() }
+    }
+
+    /// Returns the guest of this address; `None` if its policy has no names. Reads the records if they may have changed since
+    /// it last asked.
+    pub(super) fn get(&self, address: Ipv4Addr) -> Result<Option<Rc<Guest>>, StoreError> {
+        let known = self.known.borrow().get(&address).cloned();
+        if let Some(known) = known.filter(|_| !self.stale.borrow().contains(&address)) {
+            return Ok(Some(known));
+        }
+        let read = read(&self.state_dir, address)?.map(Rc::new);
+        self.stale.borrow_mut().remove(&address);
+        let mut all = self.known.borrow_mut();
+        let Some(read) = read else {
+            all.remove(&address);
+            return Ok(None);
+        };
+        let same = all.get(&address).filter(|known| known.is_as(&read)).cloned();
+        let guest = same.unwrap_or(read);
+        all.insert(address, Rc::clone(&guest));
+        Ok(Some(guest))
+    }
+
+    /// Notes that the records of these functions, or of all, may have changed.
+    pub(super) fn changed(&self, names: Option<&BTreeSet<InstanceName>>) {
+        let known = self.known.borrow();
+        let concerned =
+            known.iter().filter(|(_, guest)| names.is_none_or(|names| names.contains(&guest.name)));
+        self.stale.borrow_mut().extend(concerned.map(|(address, _)| *address));
+    }
+}
+
+impl Guest {
+    fn is_as(&self, other: &Self) -> bool {
+        (&self.set, &self.names, &self.dns, self.backend, self.pool)
+            == (&other.set, &other.names, &other.dns, other.backend, other.pool)
+            && self.name == other.name
+    }
+}
+
+/// Reads a guest. The database is opened each time, so that it can be removed in between.
+fn read(state_dir: &Path, address: Ipv4Addr) -> Result<Option<Guest>, StoreError> {
+    let Some(store) = Store::open_existing(state_dir)? else { return Ok(None) };
+    let pool = store.setting(Setting::Pool)?.and_then(|pool| pool.parse::<Pool>().ok());
+    let backend = store.setting(Setting::Backend)?;
+    let backend = backend.and_then(|backend| Backend::from_name(&backend));
+    let (Some(pool), Some(backend)) = (pool, backend) else { return Ok(None) };
+    let Some(slot) = pool.slot_of_guest(address) else { return Ok(None) };
+    let workload = match store.workload_of(slot) {
+        Err(StoreError::Unreadable(_)) => None,
+        found => found?,
+    };
+    let Some(workload) = workload else { return Ok(None) };
+    let Some(policy) = workload.egress() else { return Ok(None) };
+    let mut entries = reach::entries(policy, address.into());
+    let token = NamesToken::of(workload.name(), policy);
+    entries.extend(token.map(|token| Entry::Pinned { guest: address.into(), token }));
+    let Some(set) = names::set_of(address, &entries) else { return Ok(None) };
+    let (_, burst) = TOLD;
+    Ok(Some(Guest {
+        name: workload.name().clone(),
+        set,
+        names: AllowedNames::new(policy.names()),
+        dns: workload.execution().dns.as_ref().map(Dns::servers).map(<[IpAddr]>::to_vec),
+        backend,
+        pool,
+        open: Cell::new(0),
+        pinned: RefCell::default(),
+        to_tell: Cell::new((burst, None)),
+    }))
+}

@@ -1,0 +1,422 @@
+//! DNS messages (RFC 1035): what a guest asks, what an upstream answers, and what the guest is told. Pure.
+
+use std::net::Ipv4Addr;
+
+use hickory_proto::{
+    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
+    rr::{DNSClass, Name, RData, Record, RecordType},
+};
+
+/// The largest message by UDP that is sent to anybody: it fits every path (RFC 9715, section 3).
+const LARGEST: u16 = 1232;
+/// The most addresses of one answer that a guest is told. The rest is left out.
+const MOST_ADDRESSES: usize = 32;
+/// The most aliases that lead from a name to its addresses.
+const MOST_ALIASES: usize = 8;
+/// The length of a message's header.
+const HEADER: usize = 12;
+
+/// A question of a guest.
+#[derive(Debug, Clone)]
+pub(super) struct Question {
+    id: u16,
+    recursion_desired: bool,
+    query: Query,
+    /// The size of the largest answer by UDP; `None` if the guest does not know EDNS.
+    payload: Option<u16>,
+}
+
+/// An answer of an upstream, as far as a guest is told of it.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    code: ResponseCode,
+    aliases: Vec<Record>,
+    /// The name that has the addresses.
+    owner: Name,
+    /// The addresses, each with the seconds for which it is valid.
+    pub(super) addresses: Vec<(Ipv4Addr, u32)>,
+    /// Says for how long a negative answer is valid.
+    authority: Option<Record>,
+}
+
+impl Question {
+    /// Reads a message of a guest. An error is the answer to a message that asks nothing; `None` if it has none.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, Option<Vec<u8>>> {
+        let message = Message::from_vec(bytes).map_err(|_error| malformed(bytes))?;
+        let metadata = message.metadata;
+        if metadata.message_type == MessageType::Response {
+            return Err(None);
+        }
+        let refused = |code| {
+            let mut answer = Message::error_msg(metadata.id, metadata.op_code, code);
+            answer.add_queries(message.queries.iter().take(1).cloned());
+            answer.to_vec().ok()
+        };
+        if metadata.op_code != OpCode::Query {
+            return Err(refused(ResponseCode::NotImp));
+        }
+        let [query] = &*message.queries else { return Err(refused(ResponseCode::FormErr)) };
+        if query.query_class() != DNSClass::IN {
+            return Err(refused(ResponseCode::Refused));
+        }
+        Ok(Self {
+            id: metadata.id,
+            recursion_desired: metadata.recursion_desired,
+            query: query.clone(),
+            payload: message.edns.as_ref().map(|_| message.max_payload()),
+        })
+    }
+
+    /// Returns the name that is asked for, in lower case; `None` if a label has octets that names in policies never have, such
+    /// as a dot.
+    pub(super) fn name(&self) -> Option<String> {
+        let is_plain = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+        let label = |label: &[u8]| {
+            let text = std::str::from_utf8(label).ok().filter(|_| label.iter().all(is_plain));
+            text.map(str::to_ascii_lowercase)
+        };
+        let labels: Option<Vec<_>> = self.query.name().iter().map(label).collect();
+        labels.map(|labels| labels.join("."))
+    }
+
+    /// Returns the question in words, of a bounded length and without control characters.
+    pub(super) fn words(&self) -> String {
+        let name: String = self.query.name().to_ascii().chars().take(256).collect();
+        format!("{} {}", self.query.query_type(), name.trim_end_matches('.'))
+    }
+
+    /// Reports whether it asks for IPv4 addresses.
+    pub(super) fn is_for_addresses(&self) -> bool {
+        self.query.query_type() == RecordType::A
+    }
+
+    /// Returns the question as an upstream is asked it.
+    pub(super) fn for_upstream(&self, id: u16) -> Option<Vec<u8>> {
+        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(self.query.clone());
+        message.set_edns(edns());
+        message.to_vec().ok()
+    }
+
+    /// Reads the answer of an upstream to the question with this number; `None` if it is none: somebody else may send those.
+    pub(super) fn answered(&self, id: u16, bytes: &[u8]) -> Option<Upstream> {
+        let message = Message::from_vec(bytes).ok()?;
+        let metadata = message.metadata;
+        let answers = metadata.id == id && metadata.message_type == MessageType::Response;
+        let [query] = &*message.queries else { return None };
+        let is_same = query.name() == self.query.name()
+            && query.query_type() == self.query.query_type()
+            && query.query_class() == self.query.query_class();
+        if !answers || !is_same {
+            return None;
+        }
+        if metadata.truncation {
+            return Some(Upstream::Truncated);
+        }
+        Some(match metadata.response_code {
+            ResponseCode::NoError | ResponseCode::NXDomain => {
+                Upstream::Found(Box::new(self.found(&message)))
+            }
+            _ => Upstream::Failed,
+        })
+    }
+
+    fn found(&self, message: &Message) -> Found {
+        let mut owner = self.query.name().clone();
+        let (mut aliases, mut addresses) = (Vec::new(), Vec::new());
+        let answers = || message.answers.iter().filter(|record| record.dns_class == DNSClass::IN);
+        while aliases.len() <= MOST_ALIASES {
+            let of_owner = || answers().filter(|record| record.name == owner);
+            let address = |record: &Record| match &record.data {
+                RData::A(address) => Some((address.0, record.ttl)),
+                _ => None,
+            };
+            addresses = of_owner().filter_map(address).take(MOST_ADDRESSES).collect();
+            let alias = |record: &&Record| matches!(record.data, RData::CNAME(_));
+            let Some(alias) = of_owner().find(alias).filter(|_| addresses.is_empty()) else {
+                break;
+            };
+            let RData::CNAME(target) = &alias.data else { break };
+            let target = target.0.clone();
+            aliases.push(Record::from_rdata(owner, alias.ttl, alias.data.clone()));
+            owner = target;
+        }
+        let is_authority = |record: &&Record| matches!(record.data, RData::SOA(_));
+        let authority = message.authorities.iter().find(is_authority);
+        let authority = authority.filter(|_| addresses.is_empty()).cloned();
+        let code = message.metadata.response_code;
+        Found { code, aliases, owner, addresses, authority }
+    }
+
+    /// Returns the answer that the guest is told: these addresses of those that were found.
+    pub(super) fn found_answer(
+        &self,
+        found: Found,
+        addresses: &[(Ipv4Addr, u32)],
+        told: impl Fn(u32) -> u32,
+    ) -> Message {
+        let Found { code, aliases, owner, authority, .. } = found;
+        let mut answer = self.answer(code);
+        for mut alias in aliases {
+            alias.ttl = told(alias.ttl);
+            answer.add_answer(alias);
+        }
+        for (address, seconds) in addresses {
+            let data = RData::A((*address).into());
+            answer.add_answer(Record::from_rdata(owner.clone(), told(*seconds), data));
+        }
+        answer.add_authorities(authority);
+        answer
+    }
+
+    /// Returns the answer that the name is not allowed.
+    pub(super) fn refused(&self) -> Message {
+        self.answer(ResponseCode::Refused)
+    }
+
+    /// Returns the answer that the name has nothing of what is asked for.
+    pub(super) fn nothing(&self) -> Message {
+        self.answer(ResponseCode::NoError)
+    }
+
+    /// Returns the answer that nobody knows at present.
+    pub(super) fn failed(&self) -> Message {
+        self.answer(ResponseCode::ServFail)
+    }
+
+    fn answer(&self, code: ResponseCode) -> Message {
+        let mut message = Message::error_msg(self.id, OpCode::Query, code);
+        message.metadata.recursion_desired = self.recursion_desired;
+        message.metadata.recursion_available = true;
+        message.add_query(self.query.clone());
+        if self.payload.is_some() {
+            message.set_edns(edns());
+        }
+        message
+    }
+
+    /// Returns the octets of an answer by UDP. One that is too large for the guest is cut, and says so.
+    pub(super) fn by_udp(&self, answer: &Message) -> Option<Vec<u8>> {
+        let most = usize::from(self.payload.unwrap_or(512).min(LARGEST));
+        let bytes = answer.to_vec().ok()?;
+        if bytes.len() <= most { Some(bytes) } else { answer.truncate().to_vec().ok() }
+    }
+}
+
+/// What an upstream answers.
+#[derive(Debug)]
+pub(super) enum Upstream {
+    /// What it found, which may be nothing.
+    Found(Box<Found>),
+    /// The whole answer is to be asked for by TCP.
+    Truncated,
+    /// It failed, or refuses.
+    Failed,
+}
+
+/// Returns a number for a question that nobody can guess.
+pub(super) fn random() -> u16 {
+    Message::query().metadata.id
+}
+
+fn edns() -> Edns {
+    let mut edns = Edns::new();
+    edns.set_max_payload(LARGEST);
+    edns
+}
+
+/// Returns the answer to a message that cannot be read, if it is a question.
+fn malformed(bytes: &[u8]) -> Option<Vec<u8>> {
+    let [first, second, flags, ..] = *bytes.get(..HEADER)? else { return None };
+    let id = u16::from_be_bytes([first, second]);
+    let answer = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
+    if flags & 0x80 == 0 { answer.to_vec().ok() } else { None }
+}
+
+/// Reads a message as one of a guest, and as one of an upstream.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Ok(question) = Question::read(bytes) {
+        assert!(question.words().len() < 300);
+        if let Some(name) = question.name() {
+            assert!(name.bytes().all(|octet| octet.is_ascii_graphic()));
+        }
+        for answer in [question.refused(), question.nothing(), question.failed()] {
+            let bytes = question.by_udp(&answer).unwrap_or_default();
+            assert!(bytes.len() <= LARGEST.into());
+        }
+        if let Some(Upstream::Found(found)) = question.answered(question.id, bytes) {
+            assert!(found.addresses.len() <= MOST_ADDRESSES);
+        }
+    }
+    let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+    if let Ok(message) = Message::from_vec(bytes)
+        && let [query] = &*message.queries
+    {
+        let (recursion_desired, payload) = (true, None);
+        let question = Question { id, recursion_desired, query: query.clone(), payload };
+        if let Some(Upstream::Found(found)) = question.answered(id, bytes) {
+            assert!(found.addresses.len() <= MOST_ADDRESSES);
+            let addresses = found.addresses.clone();
+            let answer = question.found_answer(*found, &addresses, |seconds| seconds);
+            let bytes = question.by_udp(&answer).unwrap_or_default();
+            assert!(bytes.len() <= 512);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::CNAME;
+
+    use super::*;
+
+    fn asked(name: &str, kind: RecordType) -> Vec<u8> {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        message.to_vec().unwrap()
+    }
+
+    fn question(name: &str) -> Question {
+        Question::read(&asked(name, RecordType::A)).unwrap()
+    }
+
+    fn a(name: &str, address: [u8; 4]) -> Record {
+        Record::from_rdata(
+            Name::from_ascii(name).unwrap(),
+            60,
+            RData::A(Ipv4Addr::from(address).into()),
+        )
+    }
+
+    fn alias(name: &str, target: &str) -> Record {
+        let target = CNAME(Name::from_ascii(target).unwrap());
+        Record::from_rdata(Name::from_ascii(name).unwrap(), 60, RData::CNAME(target))
+    }
+
+    fn answer(name: &str, records: &[Record]) -> Message {
+        let mut message = Message::response(9, OpCode::Query);
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+        message.add_answers(records.iter().cloned());
+        message
+    }
+
+    fn found(name: &str, records: &[Record]) -> Found {
+        let bytes = answer(name, records).to_vec().unwrap();
+        match question(name).answered(9, &bytes) {
+            Some(Upstream::Found(found)) => *found,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_name_with_other_octets_than_those_of_policies_is_none() {
+        assert_eq!(question("API.Example.com.").name().unwrap(), "api.example.com");
+        assert_eq!(question(".").name().unwrap(), "");
+        assert_eq!(question("a\\.example.org.").name(), None);
+        for label in [&b"\xc3\xbc"[..], b"a\0", b"a b", b"*"] {
+            let name = Name::from_labels([label, b"example", b"org"]).unwrap();
+            let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+            message.add_query(Query::query(name, RecordType::A));
+            let question = Question::read(&message.to_vec().unwrap()).unwrap();
+            assert_eq!(question.name(), None, "{label:?}");
+            assert!(
+                question.words().chars().all(|letter| letter.is_ascii_graphic() || letter == ' ')
+            );
+        }
+    }
+
+    #[test]
+    fn what_asks_nothing_is_answered_with_an_error_or_not_at_all() {
+        let code = |bytes: &[u8]| {
+            let answer = Question::read(bytes).unwrap_err()?;
+            Some(Message::from_vec(&answer).unwrap().metadata.response_code)
+        };
+        assert_eq!(code(b"short"), None);
+        assert_eq!(code(&[0xff; 40]), None);
+        assert_eq!(code(&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 99]), Some(ResponseCode::FormErr));
+        let mut response = asked("a.example.", RecordType::A);
+        response[2] |= 0x80;
+        assert_eq!(code(&response), None, "an answer would be answered for ever");
+        let mut update = asked("a.example.", RecordType::A);
+        update[2] |= 5 << 3;
+        assert_eq!(code(&update), Some(ResponseCode::NotImp));
+    }
+
+    #[test]
+    fn only_the_answer_to_the_question_counts() {
+        let question = question("api.example.com.");
+        let right = answer("API.example.com.", &[a("api.example.com.", [203, 0, 113, 7])]);
+        let counts =
+            |id, message: &Message| question.answered(id, &message.to_vec().unwrap()).is_some();
+        assert!(counts(9, &right));
+        assert!(!counts(8, &right), "another number");
+        assert!(!counts(9, &answer("evil.example.com.", &[])), "another name");
+        let mut asked = right.clone();
+        asked.metadata.message_type = MessageType::Query;
+        assert!(!counts(9, &asked), "a question");
+        let mut none = right;
+        none.queries.clear();
+        assert!(!counts(9, &none), "no question");
+    }
+
+    #[test]
+    fn addresses_are_found_by_aliases_only() {
+        let addresses = |records: &[Record]| {
+            found("www.example.com.", records)
+                .addresses
+                .into_iter()
+                .map(|(a, _)| a)
+                .collect::<Vec<_>>()
+        };
+        let seven = Ipv4Addr::new(203, 0, 113, 7);
+        let records = [
+            a("cdn.example.net.", [203, 0, 113, 7]),
+            alias("WWW.example.com.", "edge.example.net."),
+            alias("edge.example.net.", "cdn.example.net."),
+            a("other.example.net.", [203, 0, 113, 9]),
+        ];
+        assert_eq!(addresses(&records), [seven]);
+        assert_eq!(found("www.example.com.", &records).aliases.len(), 2);
+        assert!(addresses(&[a("other.example.net.", [203, 0, 113, 9])]).is_empty());
+        let round =
+            [alias("www.example.com.", "b.example."), alias("b.example.", "www.example.com.")];
+        assert!(addresses(&round).is_empty());
+        assert!(found("www.example.com.", &round).aliases.len() <= MOST_ALIASES + 1);
+        let many: Vec<_> = (0..=255).map(|n| a("www.example.com.", [203, 0, 113, n])).collect();
+        assert_eq!(addresses(&many).len(), MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_is_cut() {
+        let question = question("www.example.com.");
+        let many: Vec<_> = (0..40).map(|n| a("www.example.com.", [203, 0, 113, n])).collect();
+        let found = found("www.example.com.", &many);
+        let addresses = found.addresses.clone();
+        let answer = question.found_answer(found, &addresses, |_| 30);
+        assert!(answer.answers.iter().all(|record| record.ttl == 30));
+        let cut = Message::from_vec(&question.by_udp(&answer).unwrap()).unwrap();
+        assert!(cut.metadata.truncation && cut.answers.is_empty());
+        let small = question.by_udp(&question.refused()).unwrap();
+        let small = Message::from_vec(&small).unwrap();
+        assert_eq!((small.metadata.id, small.metadata.response_code), (7, ResponseCode::Refused));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_octets_are_read(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            fuzz(&bytes);
+        }
+
+        #[test]
+        fn changed_messages_are_read(place in 0..200_usize, octet: u8) {
+            let records = [alias("www.example.com.", "a.example."), a("a.example.", [203, 0, 113, 7])];
+            for mut bytes in [asked("www.example.com.", RecordType::A), answer("www.example.com.", &records).to_vec().unwrap()] {
+                let place = place % bytes.len();
+                bytes[place] = octet;
+                fuzz(&bytes);
+            }
+        }
+    }
+}
