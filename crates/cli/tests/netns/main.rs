@@ -47,6 +47,7 @@ mod machine;
 mod manifests;
 mod members;
 mod misfits;
+mod names;
 mod operation;
 mod owners;
 mod passages;

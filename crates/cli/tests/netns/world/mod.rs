@@ -27,6 +27,7 @@ pub(crate) mod runs;
 
 pub(crate) mod random;
 pub(crate) mod records;
+pub(crate) mod resolver;
 pub(crate) mod sctp;
 pub(crate) mod sniffer;
 pub(crate) mod state;
