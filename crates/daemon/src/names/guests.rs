@@ -84,16 +84,21 @@ impl Guest {
         let now = now();
         let mut pinned = self.pinned.borrow_mut();
         pinned.retain(|_, until| *until > now);
-        let mut pins = Vec::new();
-        for &(address, lifetime) in addresses {
-            for &(protocol, port) in places {
-                let until = pinned.entry((address, protocol, port)).or_insert(now);
-                *until = (*until).max(now + lifetime);
-                let lifetime = until.saturating_duration_since(now);
-                pins.push(Pin { address, protocol, port, lifetime });
-            }
+        let keys = addresses.iter().flat_map(|&(address, lifetime)| {
+            let key = move |&(protocol, port)| ((address, protocol, port), lifetime);
+            places.iter().map(key)
+        });
+        // Those that find no room are not kept either: whoever answers for a name could go on with new ones.
+        let new = keys.clone().filter(|(key, _)| !pinned.contains_key(key)).count();
+        if pinned.len().saturating_add(new) > MOST_PINS {
+            return None;
         }
-        (pinned.len() <= MOST_PINS).then_some(pins)
+        let pin = |((address, protocol, port), lifetime)| {
+            let until = pinned.entry((address, protocol, port)).or_insert(now);
+            *until = (*until).max(now + lifetime);
+            Pin { address, protocol, port, lifetime: until.saturating_duration_since(now) }
+        };
+        Some(keys.map(pin).collect())
     }
 }
 
@@ -178,4 +183,37 @@ fn read(state_dir: &Path, address: Ipv4Addr) -> Result<Option<Guest>, StoreError
         pinned: RefCell::default(),
         to_tell: Cell::new((burst, None)),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_without_room_are_not_kept() {
+        let guest = Guest {
+            name: "web".parse().unwrap(),
+            set: String::new(),
+            names: AllowedNames::default(),
+            dns: None,
+            backend: Backend::Nftables,
+            pool: "10.231.0.0/16".parse().unwrap(),
+            open: Cell::new(0),
+            pinned: RefCell::default(),
+            to_tell: Cell::new((0.0, None)),
+        };
+        let places = [(Protocol::Tcp, 443)].into();
+        let pin = |numbers: std::ops::Range<u32>, seconds| {
+            let lifetime = Duration::from_secs(seconds);
+            let addresses = numbers.map(|number| (Ipv4Addr::from(number), lifetime));
+            guest.pins(&addresses.collect::<Vec<_>>(), &places)
+        };
+        let most = u32::try_from(MOST_PINS).unwrap();
+        assert_eq!(pin(0..most, 3600).unwrap().len(), MOST_PINS);
+        assert_eq!(pin(most..most + 1, 60), None);
+        // One that is there is no new one, and keeps the longer of its lifetimes.
+        let [again] = &*pin(0..1, 60).unwrap() else { panic!() };
+        assert!(again.lifetime > Duration::from_secs(3000), "{again:?}");
+        assert_eq!(guest.pinned.borrow().len(), MOST_PINS);
+    }
 }
