@@ -21,7 +21,7 @@ use crate::{
     model::{Family, InterfaceName, Protocol, Slot},
 };
 pub(super) use flow_limit::{
-    begins_flow, begins_more_than, discovers_more_than, has_begun_more_than,
+    begins_flow, begins_more_than, discovers_more_than, has_begun_more_than, sends_more_than,
 };
 pub(super) use named::{destination_is_own, of_names, translate_to};
 pub(super) use normal::{does_nothing, normal, target};

@@ -12,7 +12,7 @@ use super::{
     base_ruleset,
     element::{self, A_MESSAGE, Element},
     expression::{
-        Expression, begins_more_than, destination, destination_is_own, drop, from_guest, of_names,
+        Expression, destination, destination_is_own, drop, from_guest, of_names, sends_more_than,
         to_port, translate_to,
     },
     object::{Operation, Rule, TableName, comment},
@@ -38,7 +38,7 @@ pub(super) const AS_FAST_AS_THEY_MAY: &str = "guests ask for names as fast as th
 pub(super) fn too_fast() -> Vec<Expression> {
     let (rate, burst) = MOST_QUESTIONS;
     let resolver = Ipv4Net::new_assert(RESOLVER.0, 32);
-    let asked = begins_more_than(Family::V4, rate, burst, ASKED);
+    let asked = sends_more_than(Family::V4, rate, burst, ASKED);
     [from_guest(), destination(resolver), asked, drop()].concat()
 }
 

@@ -3,7 +3,9 @@
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{Expressions, MetaKey, Register};
 
-use super::{Expression, conntrack_bits, emitted, equals, meta, other, source_key};
+use super::{
+    Expression, conntrack_bits, emitted, equals, meta, other, payload, source_address, source_key,
+};
 use crate::{
     firewall::nftables::attribute::{EXPRESSION_DATA, EXPRESSION_NAME},
     model::Family,
@@ -29,6 +31,16 @@ pub(in super::super) fn begins_more_than(
     set: &str,
 ) -> Vec<Expression> {
     more_than(source_key(family), rate, burst, set)
+}
+
+/// The same, in a rule that is for this family already: nft(8) does not ask for it twice.
+pub(in super::super) fn sends_more_than(
+    family: Family,
+    rate: u32,
+    burst: u32,
+    set: &str,
+) -> Vec<Expression> {
+    more_than(vec![payload(source_address(family), Register::Reg1)], rate, burst, set)
 }
 
 /// `update @set { iifname limit rate over <rate>/second burst <burst> packets }`
