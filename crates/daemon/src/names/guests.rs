@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(pin(most..most + 1, 60), None);
         // One that is there is no new one, and keeps the longer of its lifetimes.
         let [again] = &*pin(0..1, 60).unwrap() else { panic!() };
-        assert!(again.lifetime > Duration::from_secs(3000), "{again:?}");
+        assert!(again.lifetime > Duration::from_mins(50), "{again:?}");
         assert_eq!(guest.pinned.borrow().len(), MOST_PINS);
     }
 }
