@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod definition;
+pub mod digest;
 mod error_kind;
 mod excerpt;
 pub mod explain;

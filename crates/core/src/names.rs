@@ -13,9 +13,8 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
-
 use crate::{
+    digest,
     firewall::SPECIAL_RANGES,
     model::{EgressPolicy, InstanceName, NameRule, Pool, Protocol},
 };
@@ -37,13 +36,8 @@ impl NamesToken {
             return None;
         }
         let rules: BTreeSet<_> = policy.names().iter().map(ToString::to_string).collect();
-        let mut digest = Sha256::new();
-        for word in [name.as_str()].into_iter().chain(rules.iter().map(|rule| &**rule)) {
-            digest.update(word);
-            digest.update([0]);
-        }
-        let digest = digest.finalize();
-        Some(Self(digest.iter().take(8).fold(0, |all, &octet| all << 8 | u64::from(octet))))
+        let words = [name.as_str()].into_iter().chain(rules.iter().map(|rule| &**rule));
+        Some(Self(digest::of_words(words)))
     }
 }
 

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use riklet_api::InspectionDocument;
-use riklet_core::model::{InstanceName, InterfaceName, NamespacePath};
-use sha2::{Digest, Sha256};
+use riklet_core::{
+    digest,
+    model::{InstanceName, InterfaceName, NamespacePath},
+};
 
 /// The begin of the names of all attachments.
 const PREFIX: &str = "cni";
@@ -35,7 +37,7 @@ impl Attachment {
         let shown = self.container.chars().map(|c| c.to_ascii_lowercase());
         let shown: String = shown.filter(char::is_ascii_alphanumeric).take(SHOWN).collect();
         let Self { container, interface, .. } = self;
-        let whole = digest(&[network, container, interface.as_str()]);
+        let whole = digest::of_words([network, container, interface.as_str()]);
         let name = format!("{}-{shown}-{whole:016x}", network_prefix(network));
         name.parse().unwrap_or_else(|_never| unreachable!("{name:?} has letters, digits and '-'"))
     }
@@ -53,19 +55,7 @@ pub(crate) fn is_of_network(name: &InstanceName, network: &str) -> bool {
 }
 
 fn network_prefix(network: &str) -> String {
-    format!("{PREFIX}-{:08x}", digest(&[network]) >> 32)
-}
-
-/// Returns the first 64 bits of a digest of these words.
-fn digest(words: &[&str]) -> u64 {
-    let mut hasher = Sha256::new();
-    for word in words {
-        // Containers' IDs and names have no NUL.
-        hasher.update(word);
-        hasher.update([0]);
-    }
-    let digest = hasher.finalize();
-    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    format!("{PREFIX}-{:08x}", digest::of_words([network]) >> 32)
 }
 
 #[cfg(test)]

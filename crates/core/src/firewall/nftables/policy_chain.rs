@@ -10,8 +10,6 @@ use std::{
     net::IpAddr,
 };
 
-use sha2::{Digest, Sha256};
-
 use super::{
     element::{self, Element, fields, octets, port, port_of},
     expression::{by_address, by_port, is_in, jump, not_to_guest},
@@ -19,6 +17,7 @@ use super::{
     sets,
 };
 use crate::{
+    digest,
     firewall::{
         Entry,
         names::nftables::{
@@ -58,15 +57,13 @@ struct Destinations {
 impl PolicyChain {
     fn new(family: Family, host: bool, destinations: Destinations) -> Self {
         let Destinations { blocks, names } = destinations;
-        let mut digest = Sha256::new();
-        digest.update([u8::from(family == Family::V6)]);
-        for (block, allowed) in &blocks {
-            digest.update([u8::from(*allowed)]);
-            digest.update(key(*block, false).key);
-            digest.update(key(*block, false).last.unwrap_or_default());
-        }
-        let digest = digest.finalize();
-        let number = digest.iter().take(8).fold(0_u64, |all, &byte| all << 8 | u64::from(byte));
+        let of_block = |(block, allowed): &(Block, bool)| {
+            let Element { key, last, .. } = key(*block, false);
+            [vec![u8::from(*allowed)], key, last.unwrap_or_default()]
+        };
+        let of_family = vec![u8::from(family == Family::V6)];
+        let parts = [of_family].into_iter().chain(blocks.iter().flat_map(of_block));
+        let number = digest::of_parts(parts);
         let begin = if host { HOST_POLICY } else { POLICY };
         let end = names.map(|token| format!("{NAMES}{token}")).unwrap_or_default();
         Self { name: format!("{begin}{number:016x}{end}"), family, host, blocks, names }
