@@ -376,11 +376,21 @@ impl Validator {
         name: &str,
         known: &'static [&'static str],
     ) -> Option<Object<'a>> {
-        if let Some(node) = parent.get(name) {
-            return self.object(node, &parent.path(name), known);
+        if parent.get(name).is_none() {
+            self.refuse(parent.at, parent.path(name), Reason::Missing);
         }
-        self.refuse(parent.at, parent.path(name), Reason::Missing);
-        None
+        self.optional_object(parent, name, known)
+    }
+
+    /// Returns the object of this name with these fields; `None` if it is missing, or no object.
+    pub(crate) fn optional_object<'a>(
+        &mut self,
+        parent: &Object<'a>,
+        name: &str,
+        known: &'static [&'static str],
+    ) -> Option<Object<'a>> {
+        let node = parent.get(name)?;
+        self.object(node, &parent.path(name), known)
     }
 
     /// Reads an object with only the known fields, each at most once. Other fields are refused, and left out.

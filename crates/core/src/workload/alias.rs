@@ -141,11 +141,11 @@ pub fn parse(alias: &str) -> Option<Marked> {
         None => (UNNAMED, word),
     };
     let name = name.parse().ok()?;
-    let limits = words.next_if(|word| word.starts_with(LIMITS));
-    let limits = limits.and_then(|word| word.strip_prefix(LIMITS)).unwrap_or_default();
-    let limits = limits.parse().ok()?;
-    let peer = words.next_if(|word| word.starts_with(PEER)).and_then(|w| w.strip_prefix(PEER));
-    let peer = match peer {
+    let mut after = |prefix: &str| {
+        words.next_if(|word| word.starts_with(prefix)).and_then(|word| word.strip_prefix(prefix))
+    };
+    let limits = after(LIMITS).unwrap_or_default().parse().ok()?;
+    let peer = match after(PEER) {
         Some(word) => Some(parse_peer(word)?),
         None => None,
     };

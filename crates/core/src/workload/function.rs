@@ -4,12 +4,9 @@ use serde_json::{Value, json};
 
 use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias, parts};
 use crate::{
-    definition::{
-        Object, Reason, TreeValue, Validator, egress_value, execution_value, exposure_value,
-        limits_value,
-    },
+    definition::{Object, Reason, TreeValue, Validator, execution_value},
     link::{Device, Tap},
-    model::{Egress, EgressPolicy, Execution, Exposure, InstanceName, Limits, Slot},
+    model::{EgressPolicy, Execution, Exposure, InstanceName, Limits, Slot},
 };
 
 /// The fields of `spec`, and those of `spec.function`.
@@ -55,15 +52,7 @@ impl Implementation for Function {
 
     fn spec(&self) -> Value {
         let mut function = json!({ "execution": execution_value(&self.execution) });
-        if !self.exposures.is_empty() {
-            function["exposure"] = self.exposures.iter().map(exposure_value).collect();
-        }
-        if let Some(egress) = &self.egress {
-            function["network"]["egress"] = egress_value(egress);
-        }
-        if !self.limits.is_empty() {
-            function["network"]["limits"] = limits_value(self.limits);
-        }
+        parts::add_network(&mut function, self);
         json!({ "function": function })
     }
 
@@ -72,8 +61,7 @@ impl Implementation for Function {
             name: marked.name.clone(),
             execution: parts::execution(tap.unwrap_or_default()),
             exposures: marked.exposures.clone(),
-            // Which policy it had is lost: it reaches nothing until its definition comes again.
-            egress: marked.policy.then(|| EgressPolicy::new(Some(Egress::None), vec![], vec![])),
+            egress: parts::lost_policy(marked),
             limits: marked.limits,
         }
     }
@@ -82,11 +70,7 @@ impl Implementation for Function {
     /// neighbour, an entry for each exposed port, one that lets it reach itself through them, and those of its policy.
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
         let tap = parts::tap(&self.name, &self.execution, slot)?;
-        if self.egress.is_some() && !node.policies {
-            return Err(FragmentError::Policy { name: self.name.clone() });
-        }
-        let fragment = parts::fragment(self, Kind::Function, Device::Tap(tap), slot, node)?;
-        Ok(parts::with_policy(fragment, &self.name, self.egress.as_ref(), node.backend))
+        parts::fragment(self, Kind::Function, Device::Tap(tap), slot, node)
     }
 
     fn name(&self) -> &InstanceName {

@@ -2,18 +2,22 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use serde_json::Value;
+
 use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias};
 use crate::{
     address::{Addresses, Family, GATEWAY_LINK_LOCAL, GATEWAY_MAC, Pool, Slot},
+    definition::{egress_value, exposure_value, limits_value},
     firewall::{Backend, Entry},
     link::{Device, LinkSpec, Peer, PeerName, Tap},
-    model::{Account, EgressPolicy, Execution, Exposure, InstanceName, Queues},
+    model::{Account, Egress, EgressPolicy, Execution, Exposure, InstanceName, Queues},
     names::NamesToken,
     reach,
     shaping::Shaping,
 };
 
-/// Returns the needs of an instance with this device: the interface with its alias, and an entry for each exposure.
+/// Returns the needs of an instance with this device: the interface with its alias, an entry for each exposure, one that lets
+/// it reach itself through them, and those of its policy.
 pub(super) fn fragment(
     workload: &impl Implementation,
     kind: Kind,
@@ -22,13 +26,17 @@ pub(super) fn fragment(
     node: &NodeFacts,
 ) -> Result<Fragment, FragmentError> {
     let (name, exposures) = (workload.name(), workload.exposures());
+    if workload.egress().is_some() && !node.policies {
+        return Err(FragmentError::Policy { name: name.clone() });
+    }
     let (policy, limits) = (workload.egress().is_some(), workload.limits());
     let peer = if let Device::Veth(peer) = &device { Some(&peer.name) } else { None };
     let alias = alias::render(&node.owner, (kind, name), (policy, limits), peer, exposures);
     let (link, addresses) = link(slot, node, alias, device)?;
     let link = LinkSpec { shaping: Shaping::of(limits), ..link };
     let entries = entries(name, exposures, node.pool, addresses)?;
-    Ok(Fragment { link, addresses, entries })
+    let fragment = Fragment { link, addresses, entries };
+    Ok(with_policy(fragment, name, workload.egress(), node.backend))
 }
 
 /// Returns the interface of a slot, with the host's ends of its link, and its guest as a permanent neighbour.
@@ -100,11 +108,30 @@ pub(super) fn execution(tap: Tap) -> Execution {
     }
 }
 
+/// Returns the policy of an instance whose records are lost: if it had one, it reaches nothing until its definition comes
+/// again.
+pub(super) fn lost_policy(marked: &alias::Marked) -> Option<EgressPolicy> {
+    marked.policy.then(|| EgressPolicy::new(Some(Egress::None), vec![], vec![]))
+}
+
+/// Adds the ports and the network of a workload to the part of its definition that has them.
+pub(super) fn add_network(part: &mut Value, workload: &impl Implementation) {
+    if !workload.exposures().is_empty() {
+        part["exposure"] = workload.exposures().iter().map(exposure_value).collect();
+    }
+    if let Some(egress) = workload.egress() {
+        part["network"]["egress"] = egress_value(egress);
+    }
+    if !workload.limits().is_empty() {
+        part["network"]["limits"] = limits_value(workload.limits());
+    }
+}
+
 /// Adds the entries of a policy, if there is one.
 ///
 /// A policy names IPv4 destinations only. With a policy that names any, a guest begins no connection by IPv6: whether it
 /// may would not be said. With one that only has a default, that holds for both families.
-pub(super) fn with_policy(
+fn with_policy(
     mut fragment: Fragment,
     name: &InstanceName,
     policy: Option<&EgressPolicy>,

@@ -4,11 +4,10 @@ use serde_json::{Value, json};
 
 use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias, parts};
 use crate::{
-    definition::{Object, Validator, egress_value, exposure_value, limits_value},
+    definition::{Object, Validator},
     link::{Device, PeerName, Tap},
     model::{
-        Egress, EgressPolicy, Execution, Exposure, InstanceName, InterfaceName, Limits, Namespace,
-        NamespaceId, Slot,
+        EgressPolicy, Execution, Exposure, InstanceName, InterfaceName, Limits, Namespace, Slot,
     },
 };
 
@@ -97,15 +96,7 @@ impl Implementation for Pod {
         if let Some(id) = self.namespace.id {
             pod["namespaceId"] = json!(id.number());
         }
-        if !self.exposures.is_empty() {
-            pod["exposure"] = self.exposures.iter().map(exposure_value).collect();
-        }
-        if let Some(egress) = &self.egress {
-            pod["network"]["egress"] = egress_value(egress);
-        }
-        if !self.limits.is_empty() {
-            pod["network"]["limits"] = limits_value(self.limits);
-        }
+        parts::add_network(&mut pod, self);
         let mut spec = json!({ "pod": pod });
         if !self.containers.is_empty() {
             spec["containers"] = self.containers.iter().map(container_value).collect();
@@ -116,8 +107,7 @@ impl Implementation for Pod {
     fn recover(marked: &alias::Marked, _tap: Option<Tap>) -> Self {
         let mut pod = Self {
             exposures: marked.exposures.clone(),
-            // Which policy it had is lost: it reaches nothing until its definition comes again.
-            egress: marked.policy.then(|| EgressPolicy::new(Some(Egress::None), vec![], vec![])),
+            egress: parts::lost_policy(marked),
             limits: marked.limits,
             ..Self::new(marked.name.clone())
         };
@@ -131,14 +121,10 @@ impl Implementation for Pod {
     /// Returns the needs of a pod: a veth whose other end is in its namespace, and otherwise those of a function.
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
         let missing = || FragmentError::NoNamespace { name: self.name.clone() };
-        let namespace: NamespaceId = self.namespace.id.ok_or_else(missing)?;
-        if self.egress.is_some() && !node.policies {
-            return Err(FragmentError::Policy { name: self.name.clone() });
-        }
+        let namespace = self.namespace.id.ok_or_else(missing)?;
         let (path, interface) = (self.namespace.path.clone(), self.interface.clone());
         let peer = parts::peer(slot, PeerName { path, namespace, interface }, node)?;
-        let fragment = parts::fragment(self, Kind::Pod, Device::Veth(peer), slot, node)?;
-        Ok(parts::with_policy(fragment, &self.name, self.egress.as_ref(), node.backend))
+        parts::fragment(self, Kind::Pod, Device::Veth(peer), slot, node)
     }
 
     fn name(&self) -> &InstanceName {

@@ -31,9 +31,7 @@ const IMAGE: &[&str] = &["source", "sha256"];
 
 impl Validator {
     pub(crate) fn execution(&mut self, function: &Object<'_>) -> Execution {
-        let node = function.get("execution");
-        let object =
-            node.and_then(|node| self.object(node, &function.path("execution"), EXECUTION));
+        let object = self.optional_object(function, "execution", EXECUTION);
         let Some(object) = object else { return Execution::default() };
         let execution = Execution {
             vmm: self.choice(&object, "vmm", "VMM", &Vmm::ALL, Vmm::as_str),

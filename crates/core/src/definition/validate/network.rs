@@ -14,9 +14,7 @@ impl Validator {
     /// Returns the policy of `network.egress`, and the limits of `network.limits`; those that there are not, or that an error
     /// is noted for, are none.
     pub(crate) fn network(&mut self, function: &Object<'_>) -> (Option<EgressPolicy>, Limits) {
-        let network = function
-            .get("network")
-            .and_then(|node| self.object(node, &function.path("network"), NETWORK));
+        let network = self.optional_object(function, "network", NETWORK);
         let Some(network) = network else { return (None, Limits::default()) };
         (self.egress(&network), self.limits(&network))
     }
@@ -35,9 +33,7 @@ impl Validator {
     }
 
     fn limits(&mut self, network: &Object<'_>) -> Limits {
-        let limits = network
-            .get("limits")
-            .and_then(|node| self.object(node, &network.path("limits"), LIMITS));
+        let limits = self.optional_object(network, "limits", LIMITS);
         let Some(limits) = limits else { return Limits::default() };
         Limits { egress: self.rate(&limits, "egress"), ingress: self.rate(&limits, "ingress") }
     }

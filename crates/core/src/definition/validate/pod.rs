@@ -58,14 +58,4 @@ impl Validator {
         let name = InterfaceName::try_from(text).map_err(Reason::Interface);
         self.accept(name, at, || pod.path("interface"))
     }
-
-    pub(crate) fn optional_object<'a>(
-        &mut self,
-        parent: &Object<'a>,
-        name: &str,
-        known: &'static [&'static str],
-    ) -> Option<Object<'a>> {
-        let node = parent.get(name)?;
-        self.object(node, &parent.path(name), known)
-    }
 }
