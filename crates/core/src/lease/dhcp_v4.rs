@@ -1,16 +1,9 @@
 //! DHCP of IPv4 (RFC 2131, RFC 2132) as its only server on the link answers it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use super::Lease;
+use super::{DURATION, Lease, REBINDING, RENEWAL};
 use crate::address::{Addresses, MacAddress};
-
-/// The time that a lease lasts, in seconds: a day. A guest asks for it again after half of it, by then the daemon may have been
-/// away for as long. Of 10,000 guests, one asks every four seconds.
-const DURATION: u32 = 24 * 60 * 60;
-/// The times after which a guest asks its server, and anybody, to have the lease extended (RFC 2131, section 4.4.5).
-const RENEWAL: u32 = DURATION / 2;
-const REBINDING: u32 = DURATION / 8 * 7;
 
 /// The fields before the options (RFC 2131, section 2): `op`, `htype`, `hlen` and `hops`; `xid`, `secs` and `flags`;
 /// `ciaddr`, `yiaddr`, `siaddr`, `giaddr` and `chaddr`; `sname`, `file`, and the magic cookie.
@@ -203,11 +196,7 @@ impl Written {
         // A larger one is none of IPv4's.
         options.add(code::MTU, &u16::try_from(lease.mtu).unwrap_or(u16::MAX).to_be_bytes());
         options.add(code::HOST_NAME, lease.host_name.as_bytes());
-        let resolvers = lease.resolvers.iter().filter_map(|resolver| match resolver {
-            IpAddr::V4(address) => Some(address.octets()),
-            IpAddr::V6(_) => None,
-        });
-        let resolvers: Vec<_> = resolvers.flatten().collect();
+        let resolvers: Vec<_> = lease.resolvers_v4().iter().flat_map(Ipv4Addr::octets).collect();
         if !resolvers.is_empty() {
             options.add(code::RESOLVERS, &resolvers);
         }

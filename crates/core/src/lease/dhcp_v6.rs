@@ -1,15 +1,10 @@
 //! DHCP of IPv6 (RFC 8415) as its only server on the link answers it.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
-use super::Lease;
+use super::{DURATION, Lease, REBINDING, RENEWAL};
 use crate::address::GATEWAY_MAC;
 
-/// The time that a lease lasts, and the times after which a guest asks its server, and anybody, to have it extended, in seconds:
-/// those of IPv4.
-const DURATION: u32 = 24 * 60 * 60;
-const RENEWAL: u32 = DURATION / 2;
-const REBINDING: u32 = DURATION / 8 * 7;
 /// The number of identity associations that are answered: a client has one of addresses, and may have one of prefixes.
 const ASSOCIATIONS: usize = 4;
 /// The preference of a server for which a client waits no longer (RFC 8415, section 18.2.1).
@@ -207,11 +202,7 @@ impl Written {
     }
 
     fn add_resolvers(&mut self, lease: &Lease) {
-        let resolvers = lease.resolvers.iter().filter_map(|resolver| match resolver {
-            IpAddr::V6(address) => Some(address.octets()),
-            IpAddr::V4(_) => None,
-        });
-        let resolvers: Vec<_> = resolvers.flatten().collect();
+        let resolvers: Vec<_> = lease.resolvers_v6().iter().flat_map(Ipv6Addr::octets).collect();
         if !resolvers.is_empty() {
             self.add(code::RESOLVERS, &resolvers);
         }

@@ -30,7 +30,7 @@ const OF_LINK: u8 = 255;
 pub(super) struct Question<'f> {
     /// The sender.
     pub(super) source: MacAddress,
-    /// What it is about.
+    /// The protocol and the message.
     pub(super) content: Content<'f>,
 }
 

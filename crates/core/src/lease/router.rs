@@ -1,6 +1,6 @@
 //! Router advertisements (RFC 4861): the default route of guests by IPv6, and where they get their address.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use super::Lease;
 use crate::address::GATEWAY_MAC;
@@ -39,18 +39,14 @@ pub(super) fn advertisement(lease: &Lease) -> Vec<u8> {
     message.extend(GATEWAY_MAC.octets());
     message.extend([MTU, 1, 0, 0]);
     message.extend(lease.mtu.to_be_bytes());
-    let resolvers = lease.resolvers.iter().filter_map(|resolver| match resolver {
-        IpAddr::V6(address) => Some(address.octets()),
-        IpAddr::V4(_) => None,
-    });
-    let resolvers: Vec<_> = resolvers.collect();
+    let resolvers = lease.resolvers_v6();
     // A length counts eight octets.
     if let Ok(length) = u8::try_from(1 + 2 * resolvers.len())
         && !resolvers.is_empty()
     {
         message.extend([RESOLVERS, length, 0, 0]);
         message.extend(u32::from(LIFETIME).to_be_bytes());
-        message.extend(resolvers.concat());
+        message.extend(resolvers.iter().flat_map(Ipv6Addr::octets));
     }
     message
 }

@@ -80,11 +80,11 @@ struct Answering {
     allowance: Allowance,
     /// The time at which every guest has its full allowance again; `None` while no guest has used any.
     renewed: Option<Instant>,
-    /// What guests were last told of their router; `None` if none has IPv6.
+    /// The router that guests were last told of; `None` if none has IPv6.
     told: Option<Told>,
 }
 
-/// What guests were last told of their router.
+/// The state of the router that guests were last told of.
 #[derive(Debug, Clone, Copy)]
 struct Told {
     /// True if the host had a default route.
