@@ -379,7 +379,7 @@ impl Way<'_> {
             true
         };
         let why = match egress {
-            Egress::None if self.facts.policy.is_some_and(|policy| !policy.names().is_empty()) => {
+            Egress::None if self.facts.policy.is_some_and(EgressPolicy::has_names) => {
                 "reaches only what the daemon told it for the names of network.egress.allow"
                     .to_owned()
             }

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     num::ParseIntError,
     str::FromStr,
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     digest,
-    firewall::SPECIAL_RANGES,
+    firewall::{Entry, SPECIAL_RANGES},
     model::{EgressPolicy, InstanceName, NameRule, Pool, Protocol},
 };
 
@@ -32,7 +32,7 @@ impl NamesToken {
     /// Returns the token of a function's names; `None` if its policy has none.
     #[must_use]
     pub fn of(name: &InstanceName, policy: &EgressPolicy) -> Option<Self> {
-        if policy.names().is_empty() {
+        if !policy.has_names() {
             return None;
         }
         let rules: BTreeSet<_> = policy.names().iter().map(ToString::to_string).collect();
@@ -54,6 +54,17 @@ impl FromStr for NamesToken {
     fn from_str(text: &str) -> Result<Self, ParseIntError> {
         u64::from_str_radix(text, 16).map(Self)
     }
+}
+
+/// Returns the entries that have the daemon answer a guest for the names of its policy, and let it reach what it was told; none
+/// if it has no names.
+pub fn entries(
+    name: &InstanceName,
+    policy: &EgressPolicy,
+    guest: IpAddr,
+) -> impl Iterator<Item = Entry> + use<> {
+    let of_token = |token| [Entry::Names { guest }, Entry::Pinned { guest, token }];
+    NamesToken::of(name, policy).map(of_token).into_iter().flatten()
 }
 
 /// An address that a guest is told for a name, at one port.

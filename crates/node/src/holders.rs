@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Instance, Node, NodeError, host};
-use crate::store::{Phase, Setting, Store, StoreError};
+use super::{Instance, Node, NodeError, host, ipv6};
+use crate::store::Store;
 use riklet_core::{
     link::LinkState,
     model::{Addresses, Pool, Slot},
@@ -30,11 +30,7 @@ impl<K: Kernel> Node<K> {
         let (owner, _) = host::owner(&self.config, &store)?;
         let mut found = BTreeMap::new();
         for &slot in slots {
-            let record = match store.holder(slot) {
-                Err(StoreError::Unreadable(_)) => continue,
-                holder => holder?.filter(|record| record.phase != Phase::Removing),
-            };
-            let Some(record) = record else { continue };
+            let Some(record) = store.present(slot)? else { continue };
             let link = self.kernel.link(&slot.interface())?;
             let Some(link) = link.filter(|link| {
                 alias::mark(link.alias.as_deref()).is_some_and(|mark| owner.signed(&mark))
@@ -53,10 +49,7 @@ impl<K: Kernel> Node<K> {
 fn pool(store: &Store) -> Result<Option<Pool>, NodeError> {
     let settings = store.settings()?;
     let Some((_, pool)) = host::decision(&settings)? else { return Ok(None) };
-    let Some(range) = settings.get(Setting::PoolV6) else { return Ok(Some(pool)) };
-    let with_v6 = range.parse().ok().and_then(|range| pool.with_v6(range).ok());
-    let wrong = || NodeError::Setting { what: "range of IPv6", value: range.to_owned() };
-    with_v6.ok_or_else(wrong).map(Some)
+    ipv6::with_recorded_range(pool, &settings).map(Some)
 }
 
 /// Returns the addresses of a slot. It has those of IPv6 if its TAP has.

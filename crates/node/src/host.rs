@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Config, NodeError, choices::Choices, config::FirewallChoice, ipv6::HostIpv6,
-    overlap::choose_pool, uplinks::Routed,
+    Config, NodeError,
+    choices::Choices,
+    config::FirewallChoice,
+    ipv6::{HostIpv6, with_range},
+    overlap::choose_pool,
+    uplinks::Routed,
 };
 use crate::store::{Setting, Settings, Store, Tx};
 use riklet_core::{
@@ -212,10 +216,7 @@ impl Host {
             HostIpv6::look(kernel, records, (backend, mtu), of_clients, survey)?;
         listed = listed.or(listed_v6);
         let pool = match ipv6.range {
-            Some(range) => pool.with_v6(range).map_err(|_unfit| NodeError::Setting {
-                what: "range of IPv6",
-                value: range.to_string(),
-            })?,
+            Some(range) => with_range(pool, range)?,
             None => pool.without_v6(),
         };
         let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());

@@ -16,7 +16,7 @@ use crate::store::{Setting, Settings, Store, Tx};
 use riklet_core::{
     firewall::Backend,
     forwarding::{Forwarding, OFF, ON, Recorded},
-    model::{Family, InterfaceName, Ipv6},
+    model::{Family, InterfaceName, Ipv6, Pool},
     switch,
 };
 use riklet_kernel::{KernelError, Links, Sysctls};
@@ -79,6 +79,26 @@ impl Sight<'_> {
     }
 }
 
+/// Returns the recorded range of IPv6; `None` if none was ever chosen.
+fn recorded_range(settings: &Settings) -> Result<Option<Ipv6Net>, NodeError> {
+    let read = |range: &str| range.parse().map_err(|_syntax| wrong_range(range.to_owned()));
+    settings.get(Setting::PoolV6).map(read).transpose()
+}
+
+/// Returns the pool with the recorded range of IPv6, if one was ever chosen.
+pub(crate) fn with_recorded_range(pool: Pool, settings: &Settings) -> Result<Pool, NodeError> {
+    recorded_range(settings)?.map_or(Ok(pool), |range| with_range(pool, range))
+}
+
+/// Returns the pool with this range of IPv6.
+pub(crate) fn with_range(pool: Pool, range: Ipv6Net) -> Result<Pool, NodeError> {
+    pool.with_v6(range).map_err(|_unfit| wrong_range(range.to_string()))
+}
+
+fn wrong_range(value: String) -> NodeError {
+    NodeError::Setting { what: "range of IPv6", value }
+}
+
 /// The part of a host that concerns IPv6.
 #[derive(Debug, Clone)]
 pub(crate) struct HostIpv6 {
@@ -117,13 +137,10 @@ impl HostIpv6 {
         if choices.ipv6 == Ipv6::Off || is_lacking(kernel, globally, mtu)? {
             return Ok((Self::without(kernel, globally, recorded)?, None));
         }
-        let known = settings.get(Setting::PoolV6).map(|range| {
-            let wrong = |_| NodeError::Setting { what: "range of IPv6", value: range.to_owned() };
-            range.parse::<Ipv6Net>().map_err(wrong)
-        });
+        let known = recorded_range(settings)?;
         let must_record = known.is_none();
         let range = match known {
-            Some(range) => range?,
+            Some(range) => range,
             None => store.random_range()?,
         };
         let (forwarding, listed) =

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use riklet_core::address::GATEWAY_LINK_LOCAL;
 use riklet_core::lease::Lease;
-use riklet_core::model::{Addresses, Dns, Ends, InstanceName, InterfaceName, MacAddress, Queues};
+use riklet_core::model::{
+    Addresses, Dns, EgressPolicy, Ends, InstanceName, InterfaceName, MacAddress, Queues,
+};
 use riklet_sdn::Instance;
 
 /// The name of the NIC inside the guest.
@@ -43,8 +45,7 @@ impl Attachment {
     pub fn of(instance: &Instance, resolvers: &[IpAddr]) -> Self {
         let execution = instance.workload.execution();
         let gateway = [IpAddr::from(instance.addresses.v4.host)];
-        let servers = if instance.workload.egress().is_some_and(|policy| !policy.names().is_empty())
-        {
+        let servers = if instance.workload.egress().is_some_and(EgressPolicy::has_names) {
             &gateway
         } else {
             execution.dns.as_ref().map_or(resolvers, Dns::servers)
@@ -185,7 +186,7 @@ pub fn env(attachment: &Attachment) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use riklet_core::model::{EgressPolicy, Execution, Function, Limits, Pool, Slot, Workload};
+    use riklet_core::model::{Execution, Function, Limits, Pool, Slot, Workload};
     use riklet_sdn::store::Phase;
 
     pub(crate) fn attachment() -> Attachment {

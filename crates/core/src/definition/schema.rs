@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{API_VERSION, EXPOSURE_TYPE};
 use crate::model::{
-    Accelerator, Dns, Egress, EgressPolicy, InstanceName, InterfaceName, Kind, Memory,
+    Accelerator, Dns, Egress, EgressPolicy, InstanceName, InterfaceName, Kind, Memory, NameRule,
     NamespacePath, Protocol, Queues, Ready, Vcpus, Vmm,
 };
 
@@ -293,7 +293,7 @@ fn destination() -> Value {
 
 fn name_rule() -> Value {
     json!({
-        "description": "A name, or `*.` and a name for all names below it; with at most 16 ports, and with /tcp or /udp.",
+        "description": format!("A name, or `*.` and a name for all names below it; with at most {} ports, and with /tcp or /udp.", NameRule::MAX_PORTS),
         "type": "string",
         "pattern": "^(\\*\\.)?[A-Za-z0-9._-]+:[0-9]+( *- *[0-9]+)?(/[A-Za-z]+)?$",
         "examples": ["api.example.com:443", "*.example.org:443/tcp"],

@@ -124,6 +124,12 @@ impl EgressPolicy {
         &self.allow
     }
 
+    /// Reports whether it allows any names.
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
     /// Returns the names that are allowed.
     #[must_use]
     pub fn names(&self) -> &[NameRule] {

@@ -73,9 +73,9 @@ impl NamePattern {
         self.is_below
     }
 
-    /// Reports whether it stands for a name, which is in lower case and has no dot at its end.
-    #[must_use]
-    pub fn matches(&self, name: &str) -> bool {
+    /// Reports whether it stands for a name, which is in lower case and has no dot at its end: what look-ups are held to.
+    #[cfg(test)]
+    pub(crate) fn matches(&self, name: &str) -> bool {
         if !self.is_below {
             return self.name == name;
         }

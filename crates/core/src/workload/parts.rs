@@ -11,8 +11,7 @@ use crate::{
     firewall::{Backend, Entry},
     link::{Device, LinkSpec, Peer, PeerName, Tap},
     model::{Account, Egress, EgressPolicy, Execution, Exposure, InstanceName, Queues},
-    names::NamesToken,
-    reach,
+    names, reach,
     shaping::Shaping,
 };
 
@@ -147,9 +146,7 @@ fn with_policy(
             fragment.entries.push(Entry::Judged { guest });
         }
         fragment.entries.extend(reach::entries(policy, guest));
-        let token = NamesToken::of(name, policy);
-        let names = token.map(|token| [Entry::Names { guest }, Entry::Pinned { guest, token }]);
-        fragment.entries.extend(names.into_iter().flatten());
+        fragment.entries.extend(names::entries(name, policy, guest));
     }
     fragment.entries.sort_unstable();
     fragment

@@ -11,12 +11,12 @@ use std::{
 
 use crate::now;
 use riklet_core::{
-    firewall::{Backend, Entry, nftables::names},
+    firewall::{Backend, nftables::names::set_of},
     model::{Dns, InstanceName, Pool, Protocol},
-    names::{AllowedNames, NamesToken, Pin},
+    names::{self, AllowedNames, Pin},
     reach,
 };
-use riklet_sdn::store::{Setting, Store, StoreError};
+use riklet_sdn::store::{Record, Setting, Store, StoreError};
 
 /// The most questions of one guest that are open at upstreams.
 const MOST_OPEN: u32 = 16;
@@ -161,16 +161,11 @@ fn read(state_dir: &Path, address: Ipv4Addr) -> Result<Option<Guest>, StoreError
     let backend = backend.and_then(|backend| Backend::from_name(&backend));
     let (Some(pool), Some(backend)) = (pool, backend) else { return Ok(None) };
     let Some(slot) = pool.slot_of_guest(address) else { return Ok(None) };
-    let workload = match store.workload_of(slot) {
-        Err(StoreError::Unreadable(_)) => None,
-        found => found?,
-    };
-    let Some(workload) = workload else { return Ok(None) };
+    let Some(Record { workload, .. }) = store.present(slot)? else { return Ok(None) };
     let Some(policy) = workload.egress() else { return Ok(None) };
     let mut entries = reach::entries(policy, address.into());
-    let token = NamesToken::of(workload.name(), policy);
-    entries.extend(token.map(|token| Entry::Pinned { guest: address.into(), token }));
-    let Some(set) = names::set_of(address, &entries) else { return Ok(None) };
+    entries.extend(names::entries(workload.name(), policy, address.into()));
+    let Some(set) = set_of(address, &entries) else { return Ok(None) };
     let (_, burst) = TOLD;
     Ok(Some(Guest {
         name: workload.name().clone(),

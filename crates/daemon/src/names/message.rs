@@ -204,10 +204,10 @@ impl Question {
     }
 }
 
-/// What an upstream answers.
+/// The answer of an upstream.
 #[derive(Debug)]
 pub(super) enum Upstream {
-    /// What it found, which may be nothing.
+    /// The addresses that it found, or none.
     Found(Box<Found>),
     /// The whole answer is to be asked for by TCP.
     Truncated,
@@ -235,8 +235,8 @@ fn malformed(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Reads a message as one of a guest, and as one of an upstream.
-#[cfg(any(test, fuzzing))]
-pub(super) fn fuzz(bytes: &[u8]) {
+#[cfg(test)]
+fn fuzz(bytes: &[u8]) {
     if let Ok(question) = Question::read(bytes) {
         assert!(question.words().len() < 300);
         if let Some(name) = question.name() {

@@ -155,13 +155,16 @@ impl Store {
         Ok(found)
     }
 
-    /// Returns the workload of the instance that has this slot and is not being taken down.
+    /// Returns the record that holds this slot; `None` if there is none, if its instance is being taken down, or if it cannot be
+    /// read.
     ///
     /// # Errors
-    /// Fails as [`Self::get`] does.
-    pub fn workload_of(&self, slot: Slot) -> Result<Option<Workload>, StoreError> {
-        let record = self.holder(slot)?.filter(|record| record.phase != Phase::Removing);
-        Ok(record.map(|record| record.workload))
+    /// Fails if the database cannot be read.
+    pub fn present(&self, slot: Slot) -> Result<Option<Record>, StoreError> {
+        match self.holder(slot) {
+            Err(StoreError::Unreadable(_)) => Ok(None),
+            holder => Ok(holder?.filter(|record| record.phase != Phase::Removing)),
+        }
     }
 
     /// Returns the record that holds this slot.
