@@ -15,12 +15,13 @@ use super::{
     Call, EngineError, Message, Options, Queue, SlotCounts, WatchedNode,
     batch::{BATCH_SIZE, Reply},
     drift::{KnownWarnings, REFRESH_INTERVAL},
+    ended::Thread,
     flows::Unconfirmed,
     healer::Healer,
-    leases::LeaseThread,
+    leases,
     others::JOURNAL_INTERVAL,
     progress::Progress,
-    refusals::RefusalThread,
+    refusals,
     worker::Worker,
 };
 use crate::{events::Events, local::LocalNode, names::Resolver, now};
@@ -51,9 +52,9 @@ pub(super) struct Core {
     /// The thread that forgets flows.
     pub(super) flows: Worker<FlowTask>,
     /// The thread that hears of what guests are refused.
-    _refusals: RefusalThread,
+    _refusals: Thread,
     /// The thread that answers guests which ask for their configuration.
-    _leases: LeaseThread,
+    _leases: Thread,
     /// The thread that answers guests that ask for names.
     pub(super) names: Resolver,
     pub(super) healer: Healer,
@@ -128,9 +129,9 @@ impl Core {
         });
         let flows = flows.map_err(EngineError::Start)?;
         let state_dir = node.config().state_dir.clone();
-        let refusals = RefusalThread::start(state_dir.clone(), events.clone());
+        let refusals = refusals::start(state_dir.clone(), events.clone());
         let refusals = refusals.map_err(EngineError::Start)?;
-        let leases = LeaseThread::start(node.config().clone(), events.clone());
+        let leases = leases::start(node.config().clone(), events.clone());
         let leases = leases.map_err(EngineError::Start)?;
         let names = Resolver::start(state_dir, events.clone()).map_err(EngineError::Start)?;
         // What was changed before is in the first list of every watcher.

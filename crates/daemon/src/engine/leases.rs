@@ -4,16 +4,12 @@
 use std::{
     collections::BTreeSet,
     io,
-    os::{fd::AsFd, unix::net::UnixStream},
-    thread,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
+use rustix::event::Timespec;
 
+use super::ended::{Ended, Thread};
 use crate::{events::Events, now};
 use riklet_core::{
     lease::{self, Allowance, Verdict},
@@ -38,24 +34,13 @@ const REPEAT: Duration = Duration::from_hours(1);
 /// The most questions for which the records are read together.
 const TOGETHER: usize = 64;
 
-/// The thread. It ends after this is dropped.
-#[derive(Debug)]
-pub(super) struct LeaseThread {
-    _end: UnixStream,
-}
-
-impl LeaseThread {
-    /// Starts the thread, in the network namespace of the calling one.
-    pub(super) fn start(config: Config, events: Events) -> io::Result<Self> {
-        let (end, ended) = UnixStream::pair()?;
-        let thread = thread::Builder::new().name("leases".to_owned());
-        thread.spawn(move || run(&mut Node::new(config), &events, &ended))?;
-        Ok(Self { _end: end })
-    }
+/// Starts the thread, in the network namespace of the calling one.
+pub(super) fn start(config: Config, events: Events) -> io::Result<Thread> {
+    Thread::start("leases", move |ended| run(&mut Node::new(config), &events, ended))
 }
 
 /// Answers until the end. A socket that fails is opened again.
-fn run(node: &mut Node, events: &Events, ended: &UnixStream) {
+fn run(node: &mut Node, events: &Events, ended: &Ended) {
     let mut said = None;
     loop {
         let answered = Questions::listen().and_then(|mut questions| {
@@ -68,9 +53,8 @@ fn run(node: &mut Node, events: &Events, ended: &UnixStream) {
             events.error(&error);
             said = Some(error);
         }
-        match poll(&mut [PollFd::new(ended, PollFlags::IN)], Some(&RETRY)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) | Err(_) => return,
+        if ended.within(RETRY) {
+            return;
         }
     }
 }
@@ -100,7 +84,7 @@ impl Answering {
         &mut self,
         questions: &mut Questions,
         node: &mut Node,
-        ended: &UnixStream,
+        ended: &Ended,
     ) -> Result<(), KernelError> {
         // Some may have lost their router since the last daemon.
         self.announce(questions, node);
@@ -108,14 +92,7 @@ impl Answering {
             let due = [self.renewed, self.told.map(|told| told.look)].into_iter().flatten().min();
             let left = due.map(|time| time.saturating_duration_since(now()));
             let limit = left.and_then(|left| Timespec::try_from(left).ok());
-            let files = [questions.as_fd(), ended.as_fd()];
-            let mut files = files.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-            match poll(&mut files, limit.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => return Ok(()),
-            }
-            let [_, end] = &files;
-            if !end.revents().is_empty() {
+            if ended.before(&*questions, limit) {
                 return Ok(());
             }
             self.renew(questions)?;

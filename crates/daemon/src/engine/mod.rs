@@ -14,12 +14,14 @@
 //! | `worker` | these threads |
 //! | `refusals` | what guests are refused, heard of on another thread |
 //! | `leases` | guests that ask for their configuration, answered on another thread |
+//! | `ended` | the end of these two threads |
 //! | `progress` | what the thread is at, for those who do not wait for it |
 //! | `node_api`, `pending` | the handle: an API for threads, and replies to come |
 
 mod batch;
 mod core;
 mod drift;
+mod ended;
 mod flows;
 mod healer;
 mod leases;

@@ -3,16 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::{fd::AsFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    thread,
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
+use rustix::event::Timespec;
 
+use super::ended::{Ended, Thread};
 use crate::events::Events;
 use riklet_kernel::{
     KernelError,
@@ -25,23 +21,12 @@ const RETRY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// The number of attempts after which it is said that nothing is heard: a daemon that ended lately may still listen.
 const ATTEMPTS: u32 = 5;
 
-/// The thread. It ends after this is dropped.
-#[derive(Debug)]
-pub(super) struct RefusalThread {
-    _end: UnixStream,
+/// Starts the thread, in the network namespace of the calling one.
+pub(super) fn start(state_dir: PathBuf, events: Events) -> io::Result<Thread> {
+    Thread::start("refusals", move |ended| run(&state_dir, &events, ended))
 }
 
-impl RefusalThread {
-    /// Starts the thread, in the network namespace of the calling one.
-    pub(super) fn start(state_dir: PathBuf, events: Events) -> io::Result<Self> {
-        let (end, ended) = UnixStream::pair()?;
-        let thread = thread::Builder::new().name("refusals".to_owned());
-        thread.spawn(move || run(&state_dir, &events, &ended))?;
-        Ok(Self { _end: end })
-    }
-}
-
-fn run(state_dir: &Path, events: &Events, ended: &UnixStream) {
+fn run(state_dir: &Path, events: &Events, ended: &Ended) {
     let mut failed = 0_u32;
     loop {
         let error = match Refusals::listen() {
@@ -58,9 +43,8 @@ fn run(state_dir: &Path, events: &Events, ended: &UnixStream) {
         if failed == ATTEMPTS {
             events.error(&error);
         }
-        match poll(&mut [PollFd::new(ended, PollFlags::IN)], Some(&RETRY)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) | Err(_) => return,
+        if ended.within(RETRY) {
+            return;
         }
     }
 }
@@ -70,17 +54,10 @@ fn hear(
     refusals: &mut Refusals,
     state_dir: &Path,
     events: &Events,
-    ended: &UnixStream,
+    ended: &Ended,
 ) -> Result<(), KernelError> {
     loop {
-        let files = [refusals.as_fd(), ended.as_fd()];
-        let mut files = files.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        match poll(&mut files, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return Ok(()),
-        }
-        let [_, end] = &files;
-        if !end.revents().is_empty() {
+        if ended.before(&*refusals, None) {
             return Ok(());
         }
         if let Err(error) = publish(refusals.read()?, state_dir, events) {
