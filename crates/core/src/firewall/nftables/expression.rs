@@ -3,8 +3,8 @@
 //!
 //! The summary of a function is the text in which nft(8) shows its expressions.
 
+mod end;
 mod flow_limit;
-mod named;
 mod normal;
 mod refused;
 
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, Emitable};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload,
-    Register, Verdict, VerdictAttribute,
+    Register, VerdictAttribute,
 };
 
 use super::element;
@@ -20,10 +20,13 @@ use crate::{
     firewall::ruleset::{PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
     model::{Family, InterfaceName, Protocol, Slot},
 };
+pub(super) use end::{
+    accept, back, counter, drop, jump, masquerade, reject, reject_port, reset, translate,
+    translate_address, translate_to,
+};
 pub(super) use flow_limit::{
     begins_flow, begins_more_than, discovers_more_than, has_begun_more_than, sends_more_than,
 };
-pub(super) use named::{destination_is_own, of_names, translate_to};
 pub(super) use normal::{does_nothing, normal, target};
 pub(super) use refused::{count_for_interface, few, few_for_interface, log};
 
@@ -66,10 +69,8 @@ const INVALID: u32 = 1;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 
-/// `NFT_NAT_DNAT`, and `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED` of `<linux/netfilter/nf_nat.h>`.
-const DESTINATION: u32 = 1;
-const ADDRESS: u32 = 1;
-const PORT: u32 = 2;
+/// The name of the expression that counts.
+const COUNTER: &str = "counter";
 
 /// A part of a rule.
 pub(super) type Expression = Expressions;
@@ -446,12 +447,25 @@ pub(super) fn destination_is_broadcast() -> Vec<Expression> {
     destination_type(Operator::Equal, BROADCAST)
 }
 
+/// `fib daddr . iif type local`: an address that the interface itself has
+pub(super) fn destination_is_own() -> Vec<Expression> {
+    /// `NFTA_FIB_F_IIF`.
+    const BY_INTERFACE: u32 = 1 << 3;
+    address_type(BY_INTERFACE, Operator::Equal, LOCAL)
+}
+
 fn destination_type(operator: Operator, wanted: u32) -> Vec<Expression> {
+    address_type(0, operator, wanted)
+}
+
+/// Compares the type that the destination has to a look-up with these flags.
+fn address_type(flags: u32, operator: Operator, wanted: u32) -> Vec<Expression> {
     /// `NFTA_FIB_F_DADDR`, `NFT_FIB_RESULT_ADDRTYPE`.
     const DESTINATION: u32 = 1 << 1;
     const ADDRESS_TYPE: u32 = 3;
+    let flags = DESTINATION | flags;
     // NFTA_FIB_DREG, NFTA_FIB_RESULT, NFTA_FIB_FLAGS
-    let load = other("fib", &[(1, Register::Reg1.into()), (2, ADDRESS_TYPE), (3, DESTINATION)]);
+    let load = other("fib", &[(1, Register::Reg1.into()), (2, ADDRESS_TYPE), (3, flags)]);
     vec![load, compare(operator, &wanted.to_ne_bytes())]
 }
 
@@ -566,93 +580,6 @@ pub(super) fn decided_by_guest(family: Family, map: &str) -> Vec<Expression> {
 /// `<key> @set`
 pub(super) fn is_in(set: &str) -> Vec<Expression> {
     vec![lookup(set, None)]
-}
-
-/// `dnat ip to <key> map @map`, a map of addresses: the port stays. For IPv6 `dnat ip6 to`.
-pub(super) fn translate_address(family: Family, map: &str) -> Vec<Expression> {
-    let (address, family) = (Register::Reg1.into(), number(family).into());
-    // NFTA_NAT_TYPE, _FAMILY, _REG_ADDR_MIN, _REG_ADDR_MAX, _FLAGS
-    let attributes = [(1, DESTINATION), (2, family), (3, address), (4, address), (7, ADDRESS)];
-    vec![lookup(map, Some(Register::Reg1)), other("nat", &attributes)]
-}
-
-/// `dnat ip to <key> map @map`, a map of addresses and ports. For IPv6 `dnat ip6 to`.
-pub(super) fn translate(family: Family, map: &str) -> Vec<Expression> {
-    let [port, ..] = after_address(family);
-    let (address, port) = (Register::Reg1.into(), port.into());
-    // NFTA_NAT_TYPE, _FAMILY, _REG_ADDR_MIN, _REG_ADDR_MAX, _REG_PROTO_MIN, _REG_PROTO_MAX, _FLAGS
-    let attributes = [
-        (1, DESTINATION),
-        (2, number(family).into()),
-        (3, address),
-        (4, address),
-        (5, port),
-        (6, port),
-        (7, ADDRESS | PORT),
-    ];
-    vec![lookup(map, Some(Register::Reg1)), other("nat", &attributes)]
-}
-
-/// `masquerade`
-pub(super) fn masquerade() -> Vec<Expression> {
-    vec![other("masq", &[])]
-}
-
-const COUNTER: &str = "counter";
-
-/// `counter`
-pub(super) fn counter() -> Vec<Expression> {
-    vec![other(COUNTER, &[])]
-}
-
-/// `accept`
-pub(super) fn accept() -> Vec<Expression> {
-    vec![verdict(vec![VerdictAttribute::Code(Verdict::Other(ACCEPT))])]
-}
-
-/// `drop`
-pub(super) fn drop() -> Vec<Expression> {
-    vec![verdict(vec![VerdictAttribute::Code(Verdict::Other(DROP))])]
-}
-
-/// `reject with icmpx admin-prohibited`, which ends a client's wait at once (icmp(7))
-pub(super) fn reject() -> Vec<Expression> {
-    /// `NFT_REJECT_ICMPX_ADMIN_PROHIBITED`.
-    const ADMIN_PROHIBITED: u8 = 3;
-    reject_with(ADMIN_PROHIBITED)
-}
-
-/// `reject with tcp reset`: an error by ICMP does not end a connection that was established (RFC 1122, section 4.2.3.9)
-pub(super) fn reset() -> Vec<Expression> {
-    /// `NFT_REJECT_TCP_RST`.
-    const RESET: u32 = 1;
-    // NFTA_REJECT_TYPE
-    vec![other("reject", &[(1, RESET)])]
-}
-
-/// `reject with icmpx port-unreachable`, as a host refuses by itself where nobody listens
-pub(super) fn reject_port() -> Vec<Expression> {
-    /// `NFT_REJECT_ICMPX_PORT_UNREACH`.
-    const PORT_UNREACHABLE: u8 = 1;
-    reject_with(PORT_UNREACHABLE)
-}
-
-fn reject_with(code: u8) -> Vec<Expression> {
-    /// `NFT_REJECT_ICMPX_UNREACH`.
-    const BY_FAMILY: u32 = 2;
-    // NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE
-    vec![other_with_octet("reject", &[(1, BY_FAMILY)], (2, code))]
-}
-
-/// `return`
-pub(super) fn back() -> Vec<Expression> {
-    vec![verdict(vec![VerdictAttribute::Code(Verdict::Return)])]
-}
-
-/// `jump <chain>`
-pub(super) fn jump(chain: &str) -> Vec<Expression> {
-    let code = VerdictAttribute::Code(Verdict::Jump);
-    vec![verdict(vec![code, VerdictAttribute::Chain(chain.to_owned())])]
 }
 
 fn emitted(emitable: &impl Emitable) -> Vec<u8> {

@@ -12,7 +12,7 @@ use super::{
     base_ruleset,
     element::{self, A_MESSAGE, Element},
     expression::{
-        Expression, destination, destination_is_own, drop, from_guest, of_names, sends_more_than,
+        Expression, destination, destination_is_own, drop, from_guest, sends_more_than, source_in,
         to_port, translate_to,
     },
     object::{Operation, Rule, TableName, comment},
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     firewall::{
         Backend, Entry,
-        names::nftables::{ASKED, PREROUTING},
+        names::nftables::{ASKED, NAMED, PREROUTING},
         ruleset::NAME_SERVERS,
     },
     model::Family,
@@ -50,7 +50,7 @@ pub(super) fn to_the_daemon() -> [Rule; 2] {
             from_guest(),
             to_port(protocol, port),
             destination_is_own(),
-            of_names(),
+            source_in(Family::V4, NAMED),
             translate_to(RESOLVER),
         ];
         let text = format!("questions for names by {protocol}");
