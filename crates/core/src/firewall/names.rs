@@ -87,6 +87,9 @@ pub mod nftables {
     pub const NAMED: &str = "named";
     /// The set of the guests that asked for names lately, each with its rate. The kernel adds and removes them.
     pub const ASKED: &str = "asked";
+    /// The sets that the kernel fills by itself.
+    pub const FILLED: [&str; 8] =
+        [FLOWS, FLOWS_V6, RATES, RATES_V6, REFUSED, TOLD, DISCOVERIES, ASKED];
     /// The set of the uplinks.
     pub const UPLINKS: &str = "uplinks";
 

@@ -251,6 +251,21 @@ impl Entry {
         }
     }
 
+    /// Returns its guest if it says what the guest's policy names, and whether that is at the host itself; `None` if it says
+    /// something else. Entries with the same are replaced together.
+    #[must_use]
+    pub const fn named_by_policy(&self) -> Option<(IpAddr, bool)> {
+        match *self {
+            Self::Reach { guest, host, .. } => Some((guest, host)),
+            Self::Pinned { guest, .. } => Some((guest, false)),
+            Self::Exposure { .. }
+            | Self::Hairpin { .. }
+            | Self::Policy { .. }
+            | Self::Judged { .. }
+            | Self::Names { .. } => None,
+        }
+    }
+
     /// Returns the table that it stands in, if the backend is iptables.
     #[must_use]
     pub const fn table(&self) -> EntryTable {

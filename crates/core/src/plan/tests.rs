@@ -7,7 +7,7 @@ use crate::{
         Account, Egress, EgressPolicy, Execution, Exposure, Family, FlowLimit, Function, Kind,
         Limits, OwnerId, PortRange, Protocol, Queues, Workload,
     },
-    reach::Block,
+    reach::{self, Block},
     routing::UplinkMarks,
     workload::{self, NodeFacts},
 };

@@ -9,10 +9,7 @@ use super::{
     object::{Chain, Rule, Set, Table},
     policy_chain::{self, FoundPolicies},
 };
-use crate::firewall::{
-    BaseState, Entry, FirewallState,
-    names::nftables::{ASKED, DISCOVERIES, FLOWS, FLOWS_V6, RATES, RATES_V6, REFUSED, TOLD},
-};
+use crate::firewall::{BaseState, Entry, FirewallState, names::nftables::FILLED};
 
 /// Everything in our table.
 #[derive(Debug)]
@@ -139,10 +136,8 @@ impl FoundTable {
         layout: &Layout,
         expected: &BTreeSet<Entry>,
     ) -> (BTreeSet<Entry>, Vec<String>) {
-        // The kernel fills the sets of flows, rates and refusals.
         let of_base_ruleset = |set: &str| {
-            let filled = [FLOWS, RATES, REFUSED, TOLD, FLOWS_V6, RATES_V6, DISCOVERIES, ASKED];
-            let is_base = layout.elements.contains_key(set) || filled.contains(&set);
+            let is_base = layout.elements.contains_key(set) || FILLED.contains(&set);
             is_base || policy_chain::holds_policies(set)
         };
         let found = self.elements.iter().filter(|(set, _)| !of_base_ruleset(set));

@@ -25,10 +25,7 @@ use riklet_core::{
         Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChainState, RefusingRule,
         Ruleset,
         iptables::Table,
-        names::{
-            self,
-            nftables::{ASKED, FLOWS, RATES, REFUSED, TOLD},
-        },
+        names::{self, nftables::FILLED},
         nftables::{FoundTable, Layout, base_ruleset, names as pinned, policy_chain, refused},
     },
     model::{InterfaceName, Slot},
@@ -125,9 +122,7 @@ impl FirewallBackend for Nftables {
         let connection = self.connection()?;
         if let Change::Delta { remove, .. } = change {
             // The kernel deletes by key, whatever value a map has for it, so the value is compared first.
-            let of_policy =
-                |entry: &&Entry| matches!(entry, Entry::Reach { .. } | Entry::Pinned { .. });
-            for entry in remove.iter().filter(|entry| !of_policy(entry)) {
+            for entry in remove.iter().filter(|entry| entry.named_by_policy().is_none()) {
                 if !connection.holds(&base_ruleset::name(), &BTreeSet::from([*entry]))? {
                     let words = format!("removing {entry}");
                     return Err(Refusal { errno: Some(Refusal::ENOENT), words });
@@ -159,9 +154,8 @@ impl FirewallBackend for Nftables {
 /// Reports whether this is a table of ours, or something in it that matters. The kernel and the daemon's resolver fill some
 /// of the sets.
 pub(super) fn concerns(object: &Object<'_>) -> bool {
-    let filled = [FLOWS, RATES, REFUSED, TOLD, ASKED];
     let is_filled =
-        object.chain.is_some_and(|set| filled.contains(&set) || policy_chain::holds_pins(set));
+        object.chain.is_some_and(|set| FILLED.contains(&set) || policy_chain::holds_pins(set));
     is_ours(object) && !(is_filled && object.change == ObjectChange::Element)
 }
 
