@@ -82,7 +82,7 @@ fn text(path: &Path, reader: impl Read) -> Result<String, CliError> {
     })
 }
 
-/// Splits a protocol from the end of a text, as in `8080/udp`; TCP if there is none.
+/// Splits `8080/udp` into the text before the slash and the protocol. A text without a slash has TCP.
 pub(crate) fn split_protocol(text: &str) -> Result<(&str, Protocol), String> {
     let Some((rest, name)) = text.rsplit_once('/') else { return Ok((text, Protocol::Tcp)) };
     let unknown = || format!("unknown protocol {name:?}; tcp, udp and sctp are known");

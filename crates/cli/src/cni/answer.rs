@@ -1,9 +1,9 @@
 //! The documents that a runtime gets. Pure.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use riklet_api::{InspectionDocument, InstanceDocument};
-use riklet_core::address::GATEWAY_LINK_LOCAL;
+use riklet_core::address::{Addresses, GATEWAY_LINK_LOCAL};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -13,9 +13,6 @@ use super::{
 
 /// The latest version of the specification that is spoken.
 pub(crate) const LATEST: &str = "1.1.0";
-/// The prefix length of the guest's IPv6 address (RFC 6164).
-const LENGTH_V6: u8 = 127;
-
 /// Returns the answer to `VERSION`.
 pub(crate) fn versions() -> Value {
     json!({ "cniVersion": LATEST, "supportedVersions": Version::ALL.map(Version::as_str) })
@@ -42,12 +39,13 @@ pub(crate) fn result(
     interfaces.extend([outside, inside]);
     let index = interfaces.len() - 1;
     for (address, gateway) in ends(instance) {
-        let (length, version, all) = match address {
-            IpAddr::V4(_) => (instance.prefix_length, "4", "0.0.0.0/0"),
-            IpAddr::V6(_) => (LENGTH_V6, "6", "::/0"),
+        let (version, all) = match address {
+            IpAddr::V4(_) => ("4", "0.0.0.0/0"),
+            IpAddr::V6(_) => ("6", "::/0"),
         };
         let mut ip = json!({
-            "address": format!("{address}/{length}"), "gateway": gateway, "interface": index,
+            "address": Addresses::network(address).to_string(), "gateway": gateway,
+            "interface": index,
         });
         if config.version < Version::V1_0_0 {
             ip["version"] = json!(version);
@@ -63,8 +61,7 @@ pub(crate) fn result(
 
 /// Returns the addresses of the guest, each with its gateway.
 fn ends(instance: &InstanceDocument) -> Vec<(IpAddr, IpAddr)> {
-    let gateway_v6 = |_: &Ipv6Addr| IpAddr::from(GATEWAY_LINK_LOCAL);
-    let v6 = instance.guest.address6.map(|guest| (guest.into(), gateway_v6(&guest)));
+    let v6 = instance.guest.address6.map(|guest| (guest.into(), GATEWAY_LINK_LOCAL.into()));
     [(instance.guest.address, instance.host.address)].into_iter().chain(v6).collect()
 }
 
@@ -100,7 +97,7 @@ pub(crate) fn complaint(
     }
     let previous = config.previous.as_ref().and_then(|result| result.get("ips"));
     let known: Vec<_> = previous.and_then(Value::as_array).into_iter().flatten().collect();
-    let own = format!("{}/{}", instance.guest.address, instance.prefix_length);
+    let own = Addresses::network(instance.guest.address).to_string();
     let has = known.iter().any(|ip| ip["address"].as_str() == Some(&own));
     (!has).then(|| format!("prevResult has no address {own}"))
 }

@@ -1,4 +1,4 @@
-//! What a runtime asks, by variables of the environment. Pure.
+//! The calls of a runtime, which variables of the environment say. Pure.
 
 use std::collections::BTreeMap;
 

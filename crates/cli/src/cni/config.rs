@@ -87,7 +87,7 @@ pub(crate) struct Config {
     pub(crate) dns: Option<Value>,
     /// The attachments that still exist; `None` if the runtime names none.
     pub(crate) valid: Option<Vec<Attachment>>,
-    /// What a definition has as `spec.pod`, without the namespace.
+    /// The part `spec.pod` of the definition, without the namespace.
     pod: Map<String, Value>,
 }
 
@@ -188,7 +188,7 @@ fn read(document: &Value, version: Version, command: Command) -> Result<Config, 
     })
 }
 
-/// Returns what a definition has as `spec.pod`. The arguments of the runtime count more than the configuration.
+/// Returns the part `spec.pod` of a definition. The arguments of the runtime count more than the configuration.
 fn pod(
     config: &Map<String, Value>,
     runtime: &Map<String, Value>,
@@ -277,8 +277,8 @@ fn exposure(mapping: &Value, path: &str) -> Result<Option<Value>, Error> {
     Ok(Some(exposure))
 }
 
-/// Returns the limits of a bandwidth, each with its name in a definition. Zero is none. How much may come at once follows
-/// from the rate: the bursts are checked, and not used.
+/// Returns the limits of a bandwidth, each with its name in a definition. A rate of zero is no limit. Bursts are checked and not
+/// used: a limit has the burst that follows from its rate.
 fn rates(bandwidth: &Value) -> Result<Vec<(&'static str, String)>, Error> {
     let path = "runtimeConfig.bandwidth";
     let fields = object(bandwidth, path, BANDWIDTH)?;

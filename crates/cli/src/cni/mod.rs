@@ -137,7 +137,7 @@ fn attached(
     report.instances.pop().ok_or_else(lost)
 }
 
-/// Removes an attachment. Succeeds if there is none.
+/// Removes an attachment; one that does not exist counts as removed.
 fn del(node: &mut dyn NodeApi, config: &Config, attachment: &Attachment) -> Result<(), Error> {
     removed(node, &attachment.name(&config.name))
 }
@@ -174,7 +174,8 @@ fn check(node: &mut dyn NodeApi, config: &Config, attachment: &Attachment) -> Re
     answer::complaint(config, attachment, &found).map_or(Ok(()), |words| Err(missing(words)))
 }
 
-/// Removes the attachments of this network that the runtime does not name. If it names none at all, nothing is removed.
+/// Removes the attachments of this network that the runtime does not list. Without a list nothing is removed; with an empty one
+/// all are.
 fn gc(node: &mut dyn NodeApi, config: &Config) -> Result<(), Error> {
     let Some(valid) = &config.valid else { return Ok(()) };
     let valid: Vec<_> = valid.iter().map(|one| one.name(&config.name)).collect();

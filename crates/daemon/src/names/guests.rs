@@ -100,6 +100,13 @@ impl Guest {
         };
         Some(keys.map(pin).collect())
     }
+
+    /// Reports whether nothing that counts differs.
+    fn is_as(&self, other: &Self) -> bool {
+        (&self.set, &self.names, &self.dns, self.backend, self.pool)
+            == (&other.set, &other.names, &other.dns, other.backend, other.pool)
+            && self.name == other.name
+    }
 }
 
 /// The guests that asked for names, as far as the records are as they were then.
@@ -142,14 +149,6 @@ impl Guests {
         let concerned =
             known.iter().filter(|(_, guest)| names.is_none_or(|names| names.contains(&guest.name)));
         self.stale.borrow_mut().extend(concerned.map(|(address, _)| *address));
-    }
-}
-
-impl Guest {
-    fn is_as(&self, other: &Self) -> bool {
-        (&self.set, &self.names, &self.dns, self.backend, self.pool)
-            == (&other.set, &other.names, &other.dns, other.backend, other.pool)
-            && self.name == other.name
     }
 }
 

@@ -108,7 +108,7 @@ impl Validator {
     }
 }
 
-/// What `allow` lists.
+/// An entry of `allow`.
 enum Allowed {
     Destination(Destination),
     Name(NameRule),

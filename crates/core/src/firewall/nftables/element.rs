@@ -317,11 +317,9 @@ fn policy_entry(set: &str, key: &[[u8; 4]]) -> Option<Entry> {
         let [guest] = *key else { return None };
         return Some(Entry::Policy { guest: guest.into(), reach });
     }
-    if let Some(reach) = Egress::ALL.into_iter().find(|reach| is_of(Family::V6, reach)) {
-        let guest = v6(key.try_into().ok()?);
-        return Some(Entry::Policy { guest, reach });
-    }
-    None
+    let reach = Egress::ALL.into_iter().find(|reach| is_of(Family::V6, reach))?;
+    let guest = v6(key.try_into().ok()?);
+    Some(Entry::Policy { guest, reach })
 }
 
 /// Returns the address of IPv6 in these fields.
