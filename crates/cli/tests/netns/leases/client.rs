@@ -71,12 +71,12 @@ impl Client {
         self.wait("renew");
     }
 
-    /// Tells whether the client ends with a lease.
+    /// Asserts that the client gives up without a lease.
     #[track_caller]
-    pub(super) fn ends_with_lease(&mut self) -> bool {
+    pub(super) fn assert_no_lease(&mut self) {
         wait_for("the client to end", PATIENCE, || (!self.running.is_running()).then_some(()));
-        self.running.wait_for_line("event=leasefail");
-        false
+        let output = self.running.wait_for_line("event=leasefail");
+        assert!(!output.contains("event=bound"), "{output}");
     }
 
     /// Has the client return its lease.
