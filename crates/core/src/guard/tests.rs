@@ -1,4 +1,8 @@
-use super::*;
+use super::{
+    frames::{ARP, INTERFACE, IPV4, IPV6, MORE_FRAGMENTS, VLAN_TAG, from_guest},
+    machine::{Place::*, Step::*, *},
+    *,
+};
 use crate::address::{Addresses, Ends, MacAddress, Pool};
 
 /// The slot of the guest in these tests, and the number of an interface of an earlier version.

@@ -1,31 +1,20 @@
-//! The base ruleset: the table, its chains, its sets, and its rules. None of them depends on instances.
+//! The base ruleset: the table, with its chains, sets and rules. None of them depends on instances.
 
-use std::{iter, net::Ipv4Addr};
+use std::iter;
 
-use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{HookNumber, InetHookNumber},
 };
 
 use super::{
-    egress,
     element::{self, Element},
-    expression::{
-        ACCEPT, Expression, accept, addresses_in, begins_connection, begins_flow, begins_more_than,
-        between, by_address, by_port, clamp_segment_size, connection_has_mark, destination,
-        destination_is_broadcast, destination_is_elsewhere, destination_is_local,
-        destination_outside, destination_translated, destination_untranslated, drop, established,
-        from_guest, from_interface, has_begun_more_than, invalid, jump, mark_connection,
-        mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest, of_family,
-        packet_has_any, set_segment_size, source, source_is_elsewhere, to_guest, translate,
-        translate_address,
-    },
-    ipv6,
+    expression::ACCEPT,
     layout::Layout,
-    names,
     object::{Base, Chain, Operation, Rule, Table, TableName, comment, commented},
-    refused, sets,
+    refused,
+    rules::rules,
+    sets,
 };
 use crate::{
     firewall::{
@@ -33,20 +22,14 @@ use crate::{
         names::{
             CHAIN,
             nftables::{
-                ALLOWED, ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, CONFINED_V6, EXPOSURES,
-                FLOWS, FLOWS_V6, FORWARD, HAIRPIN, HOST_REFUSE, INPUT, OUTPUT, POSTROUTING,
-                PREROUTING, RANGES, RATES, RATES_V6, REFUSE, REFUSED_BROADCAST, REFUSED_EGRESS,
-                REFUSED_FLOWS, REFUSED_GUEST, REFUSED_INVALID, REFUSED_LOOPBACK, REFUSED_MULTICAST,
-                REFUSED_RATE, REFUSED_SPOOFED, TABLE, TABLE_COMMENT, TRACK, UPLINKS, WHOLE,
-                priority,
+                ALLOWED, ANSWERS, ANTISPOOF, CONFINED, CONFINED_V6, FORWARD, HOST_REFUSE, INPUT,
+                OUTPUT, POSTROUTING, PREROUTING, REFUSE, TABLE, TABLE_COMMENT, TRACK, UPLINKS,
+                WHOLE, priority,
             },
         },
     },
-    model::{Family, Mark, Owner},
+    model::{Mark, Owner},
 };
-
-/// The groups of hosts, and everything that is reserved, with the broadcast address.
-const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3);
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
 const VERSION: u64 = 0x7788_f69e_beb1_720a;
@@ -196,246 +179,6 @@ fn hooks(base_ruleset: &BaseRuleset) -> impl Iterator<Item = (&'static str, Opti
     let mark = base("filter", InetHookNumber::PreRouting, priority::MANGLE);
     let mark = (!base_ruleset.marks.is_empty()).then_some((ANSWERS, mark));
     all.into_iter().chain(refused::chains().map(|chain| (chain, None))).chain(mark)
-}
-
-/// Returns the rules; those of one chain are in order.
-#[must_use]
-pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
-    let table = name();
-    let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
-        Rule::new(&table, chain, comment(text), parts)
-    };
-    let (pool, asked) = (base_ruleset.pool.v4(), base_ruleset.marks.asked());
-    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    let localhost = Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 32);
-    // No other packet can match by accident: every key has a transport protocol with ports, and conntrack
-    // reassembles fragments, of which only the first has ports, before these rules.
-    let v4 = Family::V4;
-    let mut all = vec![
-        rule(CHAIN, "exposures of one address", &[by_address(v4), translate(v4, BOUND)]),
-        rule(
-            CHAIN,
-            "ranges of one address",
-            &[by_address(v4), translate_address(v4, BOUND_RANGES)],
-        ),
-        rule(CHAIN, "exposures of every address", &[by_port(), translate(v4, EXPOSURES)]),
-        rule(CHAIN, "ranges of every address", &[by_port(), translate_address(v4, RANGES)]),
-    ];
-    let of_v6 = base_ruleset.pool.v6().map(|pool| ipv6::rules(base_ruleset, pool));
-    all.extend(of_v6.unwrap_or_default());
-    all.extend(arriving(base_ruleset));
-    all.extend(limited(base_ruleset));
-    all.extend(names::to_the_daemon());
-    all.extend([
-        // The kernel drops packets that arrive for 127.0.0.0/8 as martian, but only after this rule, which would
-        // translate them.
-        rule(
-            PREROUTING,
-            "to the host",
-            &[destination_outside(loopback), destination_is_local(), jump(CHAIN)],
-        ),
-        rule(
-            OUTPUT,
-            "from the host to itself",
-            &[destination_outside(loopback), destination_is_local(), jump(CHAIN)],
-        ),
-        // Other addresses of 127.0.0.0/8 are those of local services, such as a resolver.
-        rule(OUTPUT, "from the host to 127.0.0.1", &[destination(localhost), jump(CHAIN)]),
-        // Segments are clamped before any packet is accepted. Guests assume an MTU of 1,500 bytes, and a router behind
-        // an uplink with a smaller one may lose its "fragmentation needed" (RFC 2923, section 2.1).
-        rule(
-            FORWARD,
-            "segments of guests fit the route",
-            &[from_guest(), begins_connection(), clamp_segment_size()],
-        ),
-        rule(
-            FORWARD,
-            "segments to guests fit the route",
-            &[to_guest(), begins_connection(), clamp_segment_size()],
-        ),
-        rule(FORWARD, "what guests go on with", &[from_guest(), established(), accept()]),
-        rule(FORWARD, "what goes on with guests", &[to_guest(), established(), accept()]),
-        rule(FORWARD, "exposures", &[to_guest(), destination_translated(), accept()]),
-        // A packet that others translate, such as one for a container's port, is for a port that they publish on the
-        // host.
-        rule(
-            FORWARD,
-            "guests to what others publish",
-            &[
-                from_guest(),
-                source(pool),
-                destination_translated(),
-                packet_has_any(asked),
-                accept(),
-            ],
-        ),
-        // Routing refuses it as well, and it was told of before.
-        rule(
-            FORWARD,
-            "from guest to guest by its address",
-            &[from_guest(), to_guest(), jump(REFUSE)],
-        ),
-    ]);
-    all.extend(egress::rules(base_ruleset));
-    all.extend(refused::rules());
-    all.extend([
-        rule(FORWARD, "nothing else from guests", &[from_guest(), jump(REFUSED_EGRESS)]),
-        rule(FORWARD, "nothing else to guests", &[to_guest(), drop()]),
-        rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
-        rule(
-            POSTROUTING,
-            "guests to themselves",
-            &[addresses_in(v4, HAIRPIN), destination_translated(), masquerade()],
-        ),
-        rule(POSTROUTING, "127.0.0.0/8 to guests", &[to_guest(), source(loopback), masquerade()]),
-    ]);
-    if !base_ruleset.confined.is_empty() {
-        let text = "what only our forwarding makes possible";
-        all.push(rule(FORWARD, text, &[of_family(v4), between(CONFINED), drop()]));
-    }
-    if base_ruleset.confined.v6().is_some() {
-        let text = "what only our forwarding of IPv6 makes possible";
-        let parts = [of_family(Family::V6), between(CONFINED_V6), drop()];
-        all.push(rule(FORWARD, text, &parts));
-    }
-    mark_rules(base_ruleset).chain(all).collect()
-}
-
-/// Returns the rules for arriving packets: those that are dropped before they are tracked, and those of guests that are
-/// tracked.
-fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
-    let table = name();
-    let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
-        Rule::new(&table, chain, comment(text), parts)
-    };
-    let (pool, asked) = (base_ruleset.pool.v4(), base_ruleset.marks.asked());
-    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    let mut rules = vec![
-        // The routes to a guest lead to its TAP. No packet comes from 127.0.0.0/8 or from an address of the host either:
-        // these are local.
-        rule(
-            ANTISPOOF,
-            "guests have their own addresses",
-            &[from_guest(), source_is_elsewhere(), jump(REFUSED_SPOOFED)],
-        ),
-        // Packets of the host to itself may have the address of a gateway.
-        rule(
-            ANTISPOOF,
-            "nobody else has guests' addresses",
-            &[not_from_guest(), not_from_host(), source(pool), drop()],
-        ),
-        rule(
-            ANTISPOOF,
-            "guests do not reach 127.0.0.0/8",
-            &[from_guest(), destination(loopback), jump(REFUSED_LOOPBACK)],
-        ),
-        rule(
-            ANTISPOOF,
-            "guests do not reach many hosts",
-            &[from_guest(), destination(MULTICAST), jump(REFUSED_MULTICAST)],
-        ),
-        rule(
-            ANTISPOOF,
-            "guests do not reach all hosts of a network",
-            &[from_guest(), destination_is_broadcast(), jump(REFUSED_BROADCAST)],
-        ),
-        rule(
-            ANTISPOOF,
-            "guests ask the host",
-            &[from_guest(), destination_is_local(), mark_packet(asked, asked)],
-        ),
-        // The size of segments does not depend on the MTU that a guest assumes. Packets of the host itself are routed
-        // to its own address, with the MTU of the loopback, and translated later: only the size that the guest
-        // announces limits them.
-        rule(
-            ANTISPOOF,
-            "segments to guests fit the TAP",
-            &[
-                from_guest(),
-                begins_connection(),
-                set_segment_size(base_ruleset.segment_size(Family::V4)),
-            ],
-        ),
-        rule(
-            TRACK,
-            "guests go on with their own connections only",
-            &[from_guest(), invalid(), jump(REFUSED_INVALID)],
-        ),
-    ];
-    rules.extend(among_guests(rule, pool.into(), asked));
-    rules
-}
-
-/// Returns the rules for tracked packets from one guest to another, of the family of these addresses. `rule` makes a rule of a
-/// chain, its text and its parts; `asked` is the mark of what is for the host.
-///
-/// A routing rule of ours refuses what goes from one guest to another without the mark.
-pub(super) fn among_guests(
-    rule: impl Fn(&str, &str, &[Vec<Expression>]) -> Rule,
-    pool: IpNet,
-    asked: u32,
-) -> [Rule; 2] {
-    [
-        rule(
-            TRACK,
-            "from guest to guest by an exposure",
-            &[from_guest(), destination(pool), destination_translated(), mark_packet(asked, asked)],
-        ),
-        rule(
-            TRACK,
-            "from guest to guest by its address",
-            &[
-                from_guest(),
-                destination(pool),
-                destination_untranslated(),
-                destination_is_elsewhere(),
-                jump(REFUSED_GUEST),
-            ],
-        ),
-    ]
-}
-
-/// Returns the rules that limit the flows of each guest. A packet that is dropped leaves no flow. Only one that begins a
-/// flow is counted: what a guest goes on with, and what it answers, passes.
-///
-/// The kernel notes a flow before it says that there are too many, so the rate is held first.
-fn limited(base_ruleset: &BaseRuleset) -> Vec<Rule> {
-    let limit = base_ruleset.flows;
-    let (Some(most), Some(rate)) = (limit.number(), limit.each_second()) else { return vec![] };
-    let table = name();
-    let rule = |text: &str, limited: Vec<Expression>, refused: &str| {
-        let parts = [from_guest(), begins_flow(), limited, jump(refused)];
-        Rule::new(&table, TRACK, comment(text), &parts)
-    };
-    let of_each = |family, rates, flows| {
-        let fast = begins_more_than(family, rate, most, rates);
-        let many = has_begun_more_than(family, most, flows);
-        [
-            rule("guests begin flows as fast as they may", fast, REFUSED_RATE),
-            rule("guests have as many flows as they may", many, REFUSED_FLOWS),
-        ]
-    };
-    let v6 = base_ruleset.pool.v6().map(|_| of_each(Family::V6, RATES_V6, FLOWS_V6));
-    let v4 = of_each(Family::V4, RATES, FLOWS);
-    v4.into_iter().chain(v6.into_iter().flatten()).collect()
-}
-
-/// Returns the rules that make answers leave by the uplink that was asked. Connections are marked before any packet is
-/// accepted; none of these rules has a verdict.
-fn mark_rules(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Rule> {
-    let bits = base_ruleset.marks.bits();
-    base_ruleset.marks.marks().flat_map(move |(uplink, mark)| {
-        let marked = [
-            from_interface(uplink),
-            to_guest(),
-            destination_translated(),
-            mark_connection(mark, bits),
-        ];
-        let answer = [from_guest(), connection_has_mark(mark, bits), mark_packet(mark, bits)];
-        let (text, table) = (format!("asked at {uplink}"), name());
-        [(FORWARD, &marked[..]), (ANSWERS, &answer[..])]
-            .map(|(chain, parts)| Rule::new(&table, chain, comment(&text), parts))
-    })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::{
         translate_address,
     },
     object::{Rule, comment},
+    rules,
 };
 use crate::{
     firewall::{
@@ -107,6 +108,6 @@ pub(super) fn rules(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
         ),
         rule(INPUT, "guests discover neighbours", &[from_guest(), discovery(), accept()]),
     ];
-    let among = base_ruleset::among_guests(rule, pool.into(), asked);
+    let among = rules::among_guests(rule, pool.into(), asked);
     arriving.into_iter().chain(among).chain(translated).collect()
 }

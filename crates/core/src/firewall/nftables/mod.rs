@@ -25,6 +25,7 @@ pub mod policy_chain;
 pub mod refused;
 mod register;
 pub mod rule_message;
+mod rules;
 pub mod sets;
 mod sound;
 mod state;
