@@ -7,6 +7,7 @@ mod cut_off;
 mod display;
 mod firewall;
 mod obstacle;
+mod order;
 mod usable;
 
 use std::{
@@ -34,6 +35,7 @@ use crate::{
 };
 
 use obstacle::{blocked, is_ours, repaired_by};
+use order::Changes;
 
 pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner, other_owners};
 pub use cut_off::{Advice, CutOff, cut_offs, firewalld_owns_its_table};
@@ -245,41 +247,24 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let begun = fragments.iter().filter(|(slot, _)| desired.interrupted.contains(slot));
     let interrupted: Vec<(Slot, &Fragment)> = begun.map(|(&slot, &f)| (slot, f)).collect();
     let (firewall, flows) = firewall::steps(desired, entries, &interrupted, &leaving, observed);
-    let foreign_chains = foreign_chain_steps(desired, observed);
-    let routing = routing_steps(desired, observed);
-    let sysctls = sysctl_steps(desired, observed);
-    let managers = manager_steps(desired, observed);
     let cut_offs = match desired.base_ruleset {
         Some(_) => cut_offs(&observed.foreign_chains, &observed.manager_files),
         None => BTreeSet::new(),
     };
 
-    let mut steps = Vec::new();
-    if desired.base_ruleset.is_some() {
-        // A manager takes over a new interface at once, so its file is written first.
-        steps.extend(managers);
-        // The firewall is set before forwarding is enabled, and TAPs are created before ports lead to them.
-        steps.extend(links);
-        steps.extend(firewall);
-        steps.extend(ipv6);
-        steps.extend(foreign_chains);
-        steps.extend(routing);
-        steps.extend(sysctls);
-        // TAPs are set down before their flows are forgotten: a guest that still sends would begin a flow anew.
-        steps.extend(drain);
-        steps.extend(flows);
-        steps.extend(delete);
-    } else {
-        // Forwarding ends, and the TAPs are down, before the firewall that confined both is removed.
-        steps.extend(drain);
-        steps.extend(sysctls);
-        steps.extend(routing);
-        steps.extend(foreign_chains);
-        steps.extend(firewall);
-        steps.extend(flows);
-        steps.extend(delete);
-        steps.extend(managers);
-    }
+    let changes = Changes {
+        links: links.collect(),
+        ipv6: ipv6.collect(),
+        drain: drain.collect(),
+        delete,
+        firewall,
+        flows,
+        foreign_chains: foreign_chain_steps(desired, observed),
+        routing: routing_steps(desired, observed),
+        sysctls: sysctl_steps(desired, observed),
+        managers: manager_steps(desired, observed),
+    };
+    let steps = changes.in_order(desired.base_ruleset.is_some());
     Plan { steps, blocked, claims, cut_offs }
 }
 

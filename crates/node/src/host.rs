@@ -5,22 +5,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Config, NodeError,
     choices::Choices,
-    config::FirewallChoice,
     ipv6::{HostIpv6, with_range},
     overlap::choose_pool,
     uplinks::Routed,
 };
 use crate::store::{Setting, Settings, Store, Tx};
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
-    forwarding::{self, Forwarding, Recorded, Sight},
-    link::{HostInterface, LinkState},
-    model::{Egress, Family, FlowLimit, InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
+    firewall::{Backend, BaseRuleset, Confinement},
+    forwarding::{self, Forwarding, Recorded},
+    link::LinkState,
+    model::{InterfaceName, Mark, MarkMask, Mtu, Owner, OwnerError, Pool},
     routing::{RoutingRule, UplinkMarks, UplinkRoute},
     switch,
     workload::{NodeFacts, alias},
 };
-use riklet_kernel::{Firewall, HostFacts, Kernel, KernelError, Links, Sysctls, process::ProcessId};
+use riklet_kernel::{Kernel, KernelError, Links, process::ProcessId};
+
+use backend::{choose_backend, refuse_conflict};
+pub(crate) use backend::{decision, firewalls};
+use forwarded::Forwarded;
+pub(crate) use forwarded::{HostInterfaces, look_at_forwarding};
+
+mod backend;
+mod forwarded;
 
 /// The MTU of Ethernet (RFC 894), for a host that has no uplink.
 const ETHERNET_MTU: u32 = 1500;
@@ -193,28 +200,18 @@ impl Host {
             None => kernel.uplinks()?,
         };
         let mtu = mtu_of_taps(kernel, &choices, &uplinks)?;
-        let neighbours = settings.get(Setting::Neighbours);
-        let recorded = Recorded::new(Family::V4, store.recorded_sysctls()?, neighbours);
         let watcher: Option<ProcessId> =
             settings.get(Setting::Watcher).and_then(|watcher| watcher.parse().ok());
         // A process hears of changes: this one, or the recorded one.
         let heard = survey.watcher.is_some()
             || watcher.is_some_and(|watcher| kernel.is_alive(watcher).unwrap_or(false));
-        let globally = kernel.sysctl(switch::IP_FORWARD)?.as_deref() == Some(forwarding::ON);
         // Any of them may get an uplink's traffic: by a change of routes that no operation hears of, or from its clients.
         let with_route: BTreeSet<_> =
             kernel.default_interfaces()?.into_iter().take(MOST_ASKED).collect();
-        let mut forwarding_for = uplinks.clone();
-        if !globally {
-            forwarding_for.extend(with_route.iter().cloned());
-        }
-        let (forwarding, mut listed) =
-            look_at_forwarding(kernel, &recorded, globally, &forwarding_for, heard, survey)?;
+        let clients = (&uplinks, &with_route, heard);
         let records = (&choices, settings, store);
-        let of_clients = (&forwarding_for, heard);
-        let (ipv6, listed_v6) =
-            HostIpv6::look(kernel, records, (backend, mtu), of_clients, survey)?;
-        listed = listed.or(listed_v6);
+        let Forwarded { globally, recorded, forwarding, ipv6, listed } =
+            Forwarded::look(kernel, records, (backend, mtu), clients, survey)?;
         let pool = match ipv6.range {
             Some(range) => with_range(pool, range)?,
             None => pool.without_v6(),
@@ -224,23 +221,10 @@ impl Host {
         let confined = forwarding.confined.clone().with_v6(ipv6.forwarding.confined.clone());
         let (owner, must_record_owner) = owner_by(settings, config, store)?;
         let policies = kernel.can_judge(backend)?;
-        let recorded_marks = settings.get(Setting::Marks);
-        if recorded_marks.is_none() && listed.is_none() {
-            listed = Some(kernel.host_interfaces()?);
-        }
-        let recorded_addressed = settings.get(Setting::Addressed);
-        let addressed = addressed(listed.as_ref(), recorded_addressed);
-        let names = addressed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        // Any interface with an address may become an uplink, by a default route that comes later.
-        let recorded_uplinks = UplinkMarks::recorded(recorded_marks);
-        let candidates = with_route.into_iter().chain(recorded_uplinks).chain(addressed);
-        let candidates = candidates.chain(uplinks.iter().cloned()).collect();
-        let routed = Routed::look(kernel, choices.mark_mask, pool, &candidates, recorded_marks)?;
-        let news = unless_recorded(&routed.marks.to_string(), recorded_marks);
-        if news.is_some() {
-            routed.warn(kernel, &uplinks)?;
-        }
-        let Routed { marks, routing, .. } = routed;
+        let lists = (settings, listed);
+        let leading = (&uplinks, with_route);
+        let ways = Ways::look(kernel, lists, choices.mark_mask, pool, leading)?;
+        let Ways { routed: Routed { marks, routing, .. }, marks: news, addressed } = ways;
         Ok(Self {
             backend,
             base_ruleset: Some(BaseRuleset {
@@ -258,7 +242,7 @@ impl Host {
             rules: routing.rules,
             routes: routing.routes,
             marks: news,
-            addressed: unless_recorded(&names, recorded_addressed),
+            addressed,
             sysctls,
             refused_sysctl: RefusedSysctl::Fail,
             foreign_tables: BTreeSet::new(),
@@ -320,14 +304,42 @@ impl Host {
     }
 }
 
-/// Returns the firewall's backend and the pool that were decided at the first use; `None` if the node was not used yet.
-pub(crate) fn decision(settings: &Settings) -> Result<Option<(Backend, Pool)>, NodeError> {
-    let (backend, pool) = (settings.get(Setting::Backend), settings.get(Setting::Pool));
-    let (Some(backend), Some(pool)) = (backend, pool) else { return Ok(None) };
-    let wrong = |what, value: &str| NodeError::Setting { what, value: value.to_owned() };
-    let backend = Backend::from_name(backend).ok_or_else(|| wrong("firewall", backend))?;
-    let pool = pool.parse().map_err(|_wrong| wrong("pool", pool))?;
-    Ok(Some((backend, pool)))
+/// The ways of answers, and what of them is to be recorded.
+struct Ways {
+    routed: Routed,
+    marks: Option<String>,
+    addressed: Option<String>,
+}
+
+impl Ways {
+    /// Looks at the host, given the interfaces if they were listed, the uplinks, and the interfaces with a default route.
+    fn look(
+        kernel: &mut impl Kernel,
+        (settings, listed): (&Settings, Option<HostInterfaces>),
+        mask: MarkMask,
+        pool: Pool,
+        (uplinks, with_route): (&BTreeSet<InterfaceName>, BTreeSet<InterfaceName>),
+    ) -> Result<Self, NodeError> {
+        let recorded_marks = settings.get(Setting::Marks);
+        let listed = match listed {
+            None if recorded_marks.is_none() => Some(kernel.host_interfaces()?),
+            listed => listed,
+        };
+        let recorded_addressed = settings.get(Setting::Addressed);
+        let addressed = addressed(listed.as_ref(), recorded_addressed);
+        let names = addressed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        // Any interface with an address may become an uplink, by a default route that comes later.
+        let recorded_uplinks = UplinkMarks::recorded(recorded_marks);
+        let candidates = with_route.into_iter().chain(recorded_uplinks).chain(addressed);
+        let candidates = candidates.chain(uplinks.iter().cloned()).collect();
+        let routed = Routed::look(kernel, mask, pool, &candidates, recorded_marks)?;
+        let marks = unless_recorded(&routed.marks.to_string(), recorded_marks);
+        if marks.is_some() {
+            routed.warn(kernel, uplinks)?;
+        }
+        let addressed = unless_recorded(&names, recorded_addressed);
+        Ok(Self { routed, marks, addressed })
+    }
 }
 
 /// The number of interfaces that are worth a question in each operation.
@@ -370,90 +382,6 @@ fn mtu_of_taps(
     Ok(smallest.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)))
 }
 
-pub(crate) type HostInterfaces = BTreeMap<InterfaceName, HostInterface>;
-
-/// Decides about forwarding with as few requests as possible: interfaces are listed only if they are not recorded, or
-/// if `survey` says so.
-pub(crate) fn look_at_forwarding(
-    kernel: &mut (impl Links + Sysctls),
-    recorded: &Recorded,
-    globally: bool,
-    uplinks: &BTreeSet<InterfaceName>,
-    heard: bool,
-    survey: Survey,
-) -> Result<(Forwarding, Option<HostInterfaces>), NodeError> {
-    let mut listed = None;
-    if survey.interfaces == Interfaces::Listed || recorded.needs_list(globally) {
-        listed = Some(kernel.host_interfaces()?);
-    }
-    let mut needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
-    let family = recorded.family();
-    let mut off = switched_off(kernel, family, &needed)?;
-    if listed.is_none() && !off.is_empty() {
-        // Another program turned forwarding on or off, or an interface was added: the recorded interfaces are out of
-        // date.
-        listed = Some(kernel.host_interfaces()?);
-        needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
-        off = switched_off(kernel, family, &needed)?;
-    }
-    let known: BTreeSet<_> = recorded.switched().collect();
-    off.retain(|name| !known.contains(name));
-    let sight = Sight { globally, uplinks, interfaces: listed.as_ref() };
-    let forwarding = recorded.decide(sight, heard, needed, off);
-    Ok((forwarding, listed))
-}
-
-/// Returns those of the interfaces that do not forward. An interface that does not exist is left out.
-fn switched_off(
-    kernel: &mut impl Sysctls,
-    family: Family,
-    names: &BTreeSet<InterfaceName>,
-) -> Result<BTreeSet<InterfaceName>, KernelError> {
-    let mut off = BTreeSet::new();
-    for name in names {
-        if kernel.sysctl(&switch::of(family, name))?.as_deref() == Some(forwarding::OFF) {
-            off.insert(name.clone());
-        }
-    }
-    Ok(off)
-}
-
-fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), NodeError> {
-    let decided = |what, configured: String, recorded: String| {
-        Err(NodeError::Decided { what, configured, recorded })
-    };
-    if !config.firewall.allows(backend) {
-        return decided("firewall", config.firewall.as_str().to_owned(), backend.to_string());
-    }
-    match config.pool {
-        Some(configured) if configured != pool => {
-            decided("pool", configured.to_string(), pool.to_string())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Checks that the state of the backend can be read before the backend is decided for good: iptables-nft refuses a
-/// whole table because of one rule that only `nft` can write.
-fn try_to_read(
-    kernel: &mut impl Firewall,
-    backend: Backend,
-    pool: Pool,
-) -> Result<(), KernelError> {
-    kernel.firewall_state(backend, &any_ruleset(pool)).map(drop)
-}
-
-/// Returns a ruleset for reading a firewall of which only the readability or the owner matters.
-fn any_ruleset(pool: Pool) -> Ruleset {
-    let (confined, owner) = (Confinement::default(), None);
-    let (mtu, uplinks, any_uplink) = (ETHERNET_MTU, BTreeSet::new(), false);
-    let marks = UplinkMarks::default();
-    let (egress, flows) = (Egress::default(), FlowLimit::default());
-    let base_ruleset =
-        BaseRuleset { pool, mtu, uplinks, any_uplink, egress, flows, confined, marks, owner };
-    Ruleset { base_ruleset, entries: BTreeSet::new() }
-}
-
 /// Returns the owner of the objects that this state directory records, and whether it is not recorded yet.
 pub(crate) fn owner(config: &Config, store: &Store) -> Result<(Owner, bool), NodeError> {
     owner_by(&store.settings()?, config, store)
@@ -471,47 +399,4 @@ fn owner_by(
     }
     let directory = Store::canonical(&config.state_dir);
     Ok((Owner::new(store.random_owner()?, &directory.to_string_lossy()), true))
-}
-
-/// Returns the state of our firewall in each backend that can be read.
-pub(crate) fn firewalls(
-    kernel: &mut impl Kernel,
-    config: &Config,
-) -> Result<Vec<(Backend, FirewallState)>, NodeError> {
-    let pool = config.pool.or_else(|| Pool::candidates().first().copied());
-    let Some(pool) = pool else { return Ok(vec![]) };
-    let iptables = kernel.iptables()?.map(Backend::Iptables);
-    let mut found = Vec::new();
-    for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
-        match kernel.firewall_state(backend, &any_ruleset(pool)) {
-            Err(error) if error.refusal().is_incompatible() => {}
-            state => found.push((backend, state?)),
-        }
-    }
-    Ok(found)
-}
-
-fn choose_backend(
-    kernel: &mut (impl Firewall + HostFacts),
-    config: &Config,
-    pool: Pool,
-) -> Result<Backend, NodeError> {
-    if config.firewall == FirewallChoice::Nftables {
-        return Ok(Backend::Nftables);
-    }
-    let Some(backend) = kernel.iptables()?.map(Backend::Iptables) else {
-        return match config.firewall {
-            FirewallChoice::Iptables => Err(NodeError::NoIptables),
-            _ => Ok(Backend::Nftables),
-        };
-    };
-    match try_to_read(kernel, backend, pool) {
-        Ok(()) => Ok(backend),
-        Err(error)
-            if error.refusal().is_incompatible() && config.firewall == FirewallChoice::Auto =>
-        {
-            Ok(Backend::Nftables)
-        }
-        Err(error) => Err(error.into()),
-    }
 }

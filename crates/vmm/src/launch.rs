@@ -224,25 +224,16 @@ impl Running {
                 child.stderr.take().map(|from| own.follow_lines(from, seen)).transpose()?;
             Ok((process, ended, reset, output.into_iter().chain(errors).collect()))
         });
-        match watched {
-            Ok((process, ended, reset, logs)) => {
-                let handle = Handle { vmm: launch.vmm(), process, socket, mark };
-                Ok(Self {
-                    name: name.clone(),
-                    handle,
-                    child,
-                    waited: false,
-                    ended,
-                    logs,
-                    reset,
-                    user,
-                })
-            }
+        let (process, ended, reset, logs) = match watched {
+            Ok(watched) => watched,
             Err(source) => {
                 end(&mut child);
-                Err(LaunchError::Watch { name: name.clone(), source })
+                return Err(LaunchError::Watch { name: name.clone(), source });
             }
-        }
+        };
+        let handle = Handle { vmm: launch.vmm(), process, socket, mark };
+        let (name, waited) = (name.clone(), false);
+        Ok(Self { name, handle, child, waited, ended, logs, reset, user })
     }
 
     /// Makes the VMM run the guest, within this time.

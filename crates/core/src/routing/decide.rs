@@ -60,19 +60,7 @@ pub fn decide(
         others().find(|rule| rule.may_take_answers(pool)).filter(|_| !marks.is_empty());
     let first = taker.into_iter().chain(of_answers).min_by_key(|rule| rule.priority);
     let place = first.map_or(PRIORITY_OF_MAIN, |rule| rule.priority.min(PRIORITY_OF_MAIN));
-    let ours = |priority| RoutingRule {
-        priority,
-        protocol: PROTOCOL,
-        family,
-        from: None,
-        to: None,
-        mark: None,
-        from_host: false,
-        narrowed: false,
-        table: Some(MAIN),
-        prohibits: false,
-        suppressed: None,
-    };
+    let ours = |priority| looking_up_main(family, priority);
     let unanswered = || first.cloned();
     let Some(last) = before(place, 1) else {
         return Routing { unanswered: unanswered(), ..Routing::default() };
@@ -113,6 +101,23 @@ pub fn decide(
         }
     }
     routing
+}
+
+/// Returns a rule of ours for all packets of a family.
+fn looking_up_main(family: Family, priority: u32) -> RoutingRule {
+    RoutingRule {
+        priority,
+        protocol: PROTOCOL,
+        family,
+        from: None,
+        to: None,
+        mark: None,
+        from_host: false,
+        narrowed: false,
+        table: Some(MAIN),
+        prohibits: false,
+        suppressed: None,
+    }
 }
 
 /// Returns the priority that is this much lower; `None` if it would be 0, the priority of the kernel's own rule.

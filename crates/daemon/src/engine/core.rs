@@ -89,6 +89,19 @@ pub(super) struct Core {
     pub(super) stopping: bool,
 }
 
+/// Starts the threads for what takes long: reserved slots, and the forgetting of flows.
+fn workers(queue: &Queue) -> std::io::Result<(Worker<BackgroundTask>, Worker<FlowTask>)> {
+    let (outcomes, mut kernel) = (queue.clone(), Linux::new());
+    let background = Worker::start("background", move |task: BackgroundTask| {
+        let _engine_is_gone = outcomes.send(Message::TaskOutcome(task.run(&mut kernel)));
+    })?;
+    let (outcomes, mut kernel) = (queue.clone(), Linux::new());
+    let flows = Worker::start("flows", move |task: FlowTask| {
+        let _engine_is_gone = outcomes.send(Message::FlowOutcome(task.run(&mut kernel)));
+    })?;
+    Ok((background, flows))
+}
+
 /// Reports whether nothing is decided about the node yet. If its records cannot be read, the start fails later.
 fn is_first_use(config: &Config) -> bool {
     let store = Store::open_existing(&config.state_dir);
@@ -116,23 +129,12 @@ impl Core {
             node.initialize()?;
         }
         let report = node.repair()?;
-        let outcomes = queue.clone();
-        let mut kernel = Linux::new();
-        let background = Worker::start("background", move |task: BackgroundTask| {
-            let _engine_is_gone = outcomes.send(Message::TaskOutcome(task.run(&mut kernel)));
-        });
-        let background = background.map_err(EngineError::Start)?;
-        let outcomes = queue.clone();
-        let mut kernel = Linux::new();
-        let flows = Worker::start("flows", move |task: FlowTask| {
-            let _engine_is_gone = outcomes.send(Message::FlowOutcome(task.run(&mut kernel)));
-        });
-        let flows = flows.map_err(EngineError::Start)?;
+        let (background, flows) = workers(&queue).map_err(EngineError::Start)?;
         let state_dir = node.config().state_dir.clone();
-        let refusals = refusals::start(state_dir.clone(), events.clone());
-        let refusals = refusals.map_err(EngineError::Start)?;
-        let leases = leases::start(node.config().clone(), events.clone());
-        let leases = leases.map_err(EngineError::Start)?;
+        let refusals =
+            refusals::start(state_dir.clone(), events.clone()).map_err(EngineError::Start)?;
+        let leases =
+            leases::start(node.config().clone(), events.clone()).map_err(EngineError::Start)?;
         let names = Resolver::start(state_dir, events.clone()).map_err(EngineError::Start)?;
         // What was changed before is in the first list of every watcher.
         let journal = JournalFollower::open(&node.config().state_dir);

@@ -42,20 +42,26 @@ const DISCOVERED: (u32, u32) = (5, 20);
 ///
 /// An address of the link is not published: who asks it cannot be answered from beyond the link.
 pub(super) fn rules(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
-    let table = base_ruleset::name();
-    let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
-        Rule::new(&table, chain, comment(&format!("IPv6: {text}")), parts)
-    };
-    let (v6, asked) = (Family::V6, base_ruleset.marks.asked());
-    let localhost = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
-    let published = || {
-        let outside = [localhost, LINK_LOCAL].map(destination_outside).concat();
-        [outside, destination_is_local(), jump(CHAIN)].concat()
-    };
+    let asked = base_ruleset.marks.asked();
+    let size = base_ruleset.segment_size(Family::V6);
+    let among = rules::among_guests(rule, pool.into(), asked);
+    let arriving = exposures().into_iter().chain(arriving(pool, size));
+    arriving.chain(among).chain(translated(pool)).collect()
+}
+
+fn rule(chain: &str, text: &str, parts: &[Vec<Expression>]) -> Rule {
+    Rule::new(&base_ruleset::name(), chain, comment(&format!("IPv6: {text}")), parts)
+}
+
+fn discovery() -> Vec<Expression> {
+    [of_family(Family::V6), neighbour_discovery()].concat()
+}
+
+/// Returns the rules of the chain of exposures.
+fn exposures() -> [Rule; 4] {
+    let v6 = Family::V6;
     let by_port = || [of_family(v6), by_port()].concat();
-    let discovery = || [of_family(v6), neighbour_discovery()].concat();
-    let (rate, burst) = DISCOVERED;
-    let arriving = [
+    [
         rule(CHAIN, "exposures of one address", &[by_address(v6), translate(v6, BOUND_V6)]),
         rule(
             CHAIN,
@@ -64,6 +70,13 @@ pub(super) fn rules(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
         ),
         rule(CHAIN, "exposures of every address", &[by_port(), translate(v6, EXPOSURES_V6)]),
         rule(CHAIN, "ranges of every address", &[by_port(), translate_address(v6, RANGES_V6)]),
+    ]
+}
+
+/// Returns the rules for packets that are not tracked yet. `size` is that of segments to guests, in bytes.
+fn arriving(pool: Ipv6Net, size: u16) -> [Rule; 6] {
+    let (rate, burst) = DISCOVERED;
+    [
         rule(
             ANTISPOOF,
             "guests discover neighbours as often as they may",
@@ -89,25 +102,27 @@ pub(super) fn rules(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
         rule(
             ANTISPOOF,
             "segments to guests fit the TAP",
-            &[
-                from_guest(),
-                of_family(v6),
-                begins_connection(),
-                set_segment_size(base_ruleset.segment_size(v6)),
-            ],
+            &[from_guest(), of_family(Family::V6), begins_connection(), set_segment_size(size)],
         ),
-    ];
-    let translated = [
+    ]
+}
+
+/// Returns the rules that lead to the chain of exposures, and those that give packets a source that can be answered.
+fn translated(pool: Ipv6Net) -> [Rule; 5] {
+    let localhost = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
+    let published = || {
+        let outside = [localhost, LINK_LOCAL].map(destination_outside).concat();
+        [outside, destination_is_local(), jump(CHAIN)].concat()
+    };
+    [
         rule(PREROUTING, "to the host", &[published()]),
         rule(OUTPUT, "from the host to itself", &[published()]),
         rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
         rule(
             POSTROUTING,
             "guests to themselves",
-            &[addresses_in(v6, HAIRPIN_V6), destination_translated(), masquerade()],
+            &[addresses_in(Family::V6, HAIRPIN_V6), destination_translated(), masquerade()],
         ),
         rule(INPUT, "guests discover neighbours", &[from_guest(), discovery(), accept()]),
-    ];
-    let among = rules::among_guests(rule, pool.into(), asked);
-    arriving.into_iter().chain(among).chain(translated).collect()
+    ]
 }
