@@ -28,6 +28,8 @@
 pub mod documents;
 pub mod engine;
 pub mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod local;
 pub mod manifests;
 pub mod metrics;

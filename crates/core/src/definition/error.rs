@@ -186,7 +186,7 @@ pub enum Reason {
     #[error(transparent)]
     Names(#[from] NameRuleError),
     #[error(
-        "with default {default} the function reaches {default} whatever the names are: names need `default: none`, which is theirs if there is no default"
+        "`default: {default}` reaches more than the names in `allow`, which would change nothing: leave out the default, which is none with names, or leave out the names"
     )]
     NamesWithDefault { default: Egress },
     #[error(

@@ -378,6 +378,10 @@ fn names_of_a_policy_are_read_and_written() {
         ("*:443", "allow[0]: \"*\" is no pattern of names"),
         ("*.*:443", "allow[0]: \"*.*\" is no pattern of names"),
         ("bücher.example:443", "write the name as it is asked for (punycode"),
+        (
+            "https://a.example/",
+            "is a URL: write the name and the port of its server, as in a.example:443",
+        ),
         ("10.0.5:443", "allow[0]: \"10.0.5:443\" is not a destination such as"),
         ("function:db:80", "\"function:db:80\" is a function"),
     ] {
@@ -386,8 +390,8 @@ fn names_of_a_policy_are_read_and_written() {
     }
     for default in ["internet", "all"] {
         let said = refused(&format!("{{ default: {default}, allow: [\"a.example:1\"] }}"));
-        assert!(said.contains("egress: with default "), "{said}");
-        assert!(said.contains("names need `default: none`"), "{said}");
+        assert!(said.contains(&format!("egress: `default: {default}` reaches more")), "{said}");
+        assert!(said.contains("leave out the default"), "{said}");
     }
     let pod = "{ apiVersion: v1, kind: Pod, name: p, spec: { pod: { network: { egress: { allow: [\"a.example:1\"] } } } } }";
     let said = parse(&[source(("p.yaml", pod))]).unwrap_err().to_string();

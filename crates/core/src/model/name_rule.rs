@@ -44,6 +44,8 @@ pub enum NameRuleError {
     LongLabel { label: String },
     #[error("the name has {found} octets; a name has at most {}", NamePattern::MAX)]
     Long { found: usize },
+    #[error("{text:?} is a URL: write the name and the port of its server, as in {server}")]
+    Url { text: String, server: String },
     #[error("{place} has no port: write {place}:443, or a range such as {place}:8000-8010/tcp")]
     NoPorts { place: String },
     #[error(
@@ -161,6 +163,15 @@ impl FromStr for NameRule {
     type Err = NameRuleError;
 
     fn from_str(text: &str) -> Result<Self, NameRuleError> {
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let server = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let port = if scheme.eq_ignore_ascii_case("http") { 80 } else { 443 };
+            let port = if server.contains(':') { String::new() } else { format!(":{port}") };
+            return Err(NameRuleError::Url {
+                text: text.to_owned(),
+                server: format!("{server}{port}"),
+            });
+        }
         let (rest, protocol) = Destination::split_protocol(text)?;
         let (place, ports) = rest.split_once(':').map_or((rest, None), |(a, b)| (a, Some(b)));
         let pattern: NamePattern = place.parse()?;
@@ -227,6 +238,14 @@ mod tests {
             refused("db:5432"),
             "\"db\" is no whole name: write all of its labels, as in api.example.com"
         );
+        for (url, server) in [
+            ("https://api.example.com/v1?a", "api.example.com:443"),
+            ("http://api.example.com", "api.example.com:80"),
+            ("https://api.example.com:8443/", "api.example.com:8443"),
+        ] {
+            let reason = "is a URL: write the name and the port of its server, as in";
+            assert_eq!(refused(url), format!("{url:?} {reason} {server}"));
+        }
         assert!(refused("a..example:1").contains("empty label"));
         assert!(refused("-a.example:1").starts_with("\"-a\" is no label of a name"));
         assert!(refused("a b.example:1").starts_with("\"a b\" is no label"));

@@ -11,8 +11,8 @@ use hickory_proto::{
 const LARGEST: u16 = 1232;
 /// The most addresses of one answer that a guest is told. The rest is left out.
 const MOST_ADDRESSES: usize = 32;
-/// The most aliases that lead from a name to its addresses.
-const MOST_ALIASES: usize = 8;
+/// The most aliases that lead from a name to its addresses. More are a mistake of the zone, and so is a circle.
+const MOST_ALIASES: usize = 16;
 /// The length of a message's header.
 const HEADER: usize = 12;
 
@@ -58,6 +58,13 @@ impl Question {
         let [query] = &*message.queries else { return Err(refused(ResponseCode::FormErr)) };
         if query.query_class() != DNSClass::IN {
             return Err(refused(ResponseCode::Refused));
+        }
+        // RFC 6891, section 6.1.3: the answer names the version that is known.
+        if message.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            let mut answer =
+                Message::error_msg(metadata.id, metadata.op_code, ResponseCode::BADVERS);
+            answer.add_query(query.clone()).set_edns(edns());
+            return Err(answer.to_vec().ok());
         }
         Ok(Self {
             id: metadata.id,
@@ -116,37 +123,41 @@ impl Question {
         }
         Some(match metadata.response_code {
             ResponseCode::NoError | ResponseCode::NXDomain => {
-                Upstream::Found(Box::new(self.found(&message)))
+                self.found(&message).map_or(Upstream::Failed, |found| Upstream::Found(found.into()))
             }
             _ => Upstream::Failed,
         })
     }
 
-    fn found(&self, message: &Message) -> Found {
+    /// Follows the aliases of an answer; `None` if there are too many.
+    fn found(&self, message: &Message) -> Option<Found> {
         let mut owner = self.query.name().clone();
-        let (mut aliases, mut addresses) = (Vec::new(), Vec::new());
+        let mut aliases = Vec::new();
         let answers = || message.answers.iter().filter(|record| record.dns_class == DNSClass::IN);
-        while aliases.len() <= MOST_ALIASES {
+        let addresses = loop {
             let of_owner = || answers().filter(|record| record.name == owner);
             let address = |record: &Record| match &record.data {
                 RData::A(address) => Some((address.0, record.ttl)),
                 _ => None,
             };
-            addresses = of_owner().filter_map(address).take(MOST_ADDRESSES).collect();
-            let alias = |record: &&Record| matches!(record.data, RData::CNAME(_));
-            let Some(alias) = of_owner().find(alias).filter(|_| addresses.is_empty()) else {
-                break;
+            let addresses: Vec<_> = of_owner().filter_map(address).take(MOST_ADDRESSES).collect();
+            let alias = |record: &Record| match &record.data {
+                RData::CNAME(target) => Some((target.0.clone(), record.clone())),
+                _ => None,
             };
-            let RData::CNAME(target) = &alias.data else { break };
-            let target = target.0.clone();
-            aliases.push(Record::from_rdata(owner, alias.ttl, alias.data.clone()));
+            let alias = of_owner().find_map(alias).filter(|_| addresses.is_empty());
+            let Some((target, alias)) = alias else { break addresses };
+            if aliases.len() == MOST_ALIASES {
+                return None;
+            }
+            aliases.push(Record::from_rdata(owner, alias.ttl, alias.data));
             owner = target;
-        }
+        };
         let is_authority = |record: &&Record| matches!(record.data, RData::SOA(_));
         let authority = message.authorities.iter().find(is_authority);
         let authority = authority.filter(|_| addresses.is_empty()).cloned();
         let code = message.metadata.response_code;
-        Found { code, aliases, owner, addresses, authority }
+        Some(Found { code, aliases, owner, addresses, authority })
     }
 
     /// Returns the answer that the guest is told: these addresses of those that were found.
@@ -235,8 +246,9 @@ fn malformed(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Reads a message as one of a guest, and as one of an upstream.
-#[cfg(test)]
-fn fuzz(bytes: &[u8]) {
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let bytes = bytes.get(..super::upstream::LONGEST).unwrap_or(bytes);
     if let Ok(question) = Question::read(bytes) {
         assert!(question.words().len() < 300);
         if let Some(name) = question.name() {
@@ -339,6 +351,13 @@ mod tests {
         let mut response = asked("a.example.", RecordType::A);
         response[2] |= 0x80;
         assert_eq!(code(&response), None, "an answer would be answered for ever");
+        let mut later = Message::new(7, MessageType::Query, OpCode::Query);
+        later.add_query(Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A));
+        let mut edns = edns();
+        edns.set_version(1);
+        later.set_edns(edns);
+        let number = code(&later.to_vec().unwrap()).map(u16::from);
+        assert_eq!(number, Some(u16::from(ResponseCode::BADVERS)));
         let mut update = asked("a.example.", RecordType::A);
         update[2] |= 5 << 3;
         assert_eq!(code(&update), Some(ResponseCode::NotImp));
@@ -380,12 +399,31 @@ mod tests {
         assert_eq!(addresses(&records), [seven]);
         assert_eq!(found("www.example.com.", &records).aliases.len(), 2);
         assert!(addresses(&[a("other.example.net.", [203, 0, 113, 9])]).is_empty());
-        let round =
-            [alias("www.example.com.", "b.example."), alias("b.example.", "www.example.com.")];
-        assert!(addresses(&round).is_empty());
-        assert!(found("www.example.com.", &round).aliases.len() <= MOST_ALIASES + 1);
+        let nothing = found("www.example.com.", &records[1..3]);
+        assert_eq!((nothing.addresses.len(), nothing.aliases.len()), (0, 2));
         let many: Vec<_> = (0..=255).map(|n| a("www.example.com.", [203, 0, 113, n])).collect();
         assert_eq!(addresses(&many).len(), MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn aliases_in_a_circle_or_too_many_are_a_failure() {
+        let outcome = |records: &[Record]| {
+            let bytes = answer("0.example.", records).to_vec().unwrap();
+            question("0.example.").answered(9, &bytes).unwrap()
+        };
+        let chain = |length: usize| {
+            let link = |n: usize| alias(&format!("{n}.example."), &format!("{}.example.", n + 1));
+            let end = a(&format!("{length}.example."), [203, 0, 113, 7]);
+            (0..length).map(link).chain([end]).collect::<Vec<_>>()
+        };
+        let longest = outcome(&chain(MOST_ALIASES));
+        assert!(matches!(longest, Upstream::Found(found) if found.addresses.len() == 1));
+        // Without addresses, it would say that the name has none.
+        assert!(matches!(outcome(&chain(MOST_ALIASES + 1)), Upstream::Failed));
+        let circle = [alias("0.example.", "1.example."), alias("1.example.", "0.example.")];
+        assert!(matches!(outcome(&circle), Upstream::Failed));
+        let itself = [alias("0.example.", "0.example.")];
+        assert!(matches!(outcome(&itself), Upstream::Failed));
     }
 
     #[test]

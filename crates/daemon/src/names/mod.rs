@@ -37,7 +37,7 @@ use tokio::{
 use self::{
     guests::{Guest, Guests},
     message::Question,
-    upstream::HostResolvers,
+    upstream::{HostResolvers, Silent},
 };
 use crate::events::Events;
 use riklet_core::{
@@ -62,6 +62,9 @@ const MOST_CONNECTIONS: usize = 512;
 const MOST_CONNECTIONS_OF_GUEST: u32 = 4;
 const IDLE: Duration = Duration::from_secs(5);
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use message::fuzz;
+
 /// The names of functions whose records may have changed; `None` for all.
 type Changed = Option<BTreeSet<InstanceName>>;
 
@@ -81,6 +84,7 @@ impl Resolver {
             let server = Rc::new(Server {
                 guests: Guests::new(state_dir),
                 upstreams: HostResolvers::default(),
+                silent: Silent::default(),
                 kernel: RefCell::new(Linux::new()),
                 at_once: Arc::new(Semaphore::new(MOST_AT_ONCE)),
                 connections: RefCell::default(),
@@ -126,6 +130,7 @@ impl Sockets {
 struct Server {
     guests: Guests,
     upstreams: HostResolvers,
+    silent: Silent,
     kernel: RefCell<Linux>,
     at_once: Arc<Semaphore>,
     /// The connections by TCP of each guest that has any.
@@ -272,7 +277,9 @@ impl Server {
         }
         let Some(_open) = guest.open() else { return question.failed() };
         let servers = guest.dns.clone().unwrap_or_else(|| self.upstreams.get());
-        let Some(found) = upstream::ask(question, &servers).await else { return question.failed() };
+        let Some(found) = self.silent.ask(question, &servers).await else {
+            return question.failed();
+        };
         let addresses = match self.public(&guest, &found.addresses) {
             Ok(addresses) => addresses,
             Err(error) => {

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
@@ -27,8 +28,10 @@ const MOST: usize = 3;
 const ROUNDS: usize = 2;
 /// The time after which the host's resolv.conf(5) is read again.
 const FRESH: Duration = Duration::from_secs(5);
+/// The time for which an upstream that did not answer is asked after the others.
+const SILENCE: Duration = Duration::from_secs(30);
 /// The longest answer by TCP, in bytes: more addresses than a guest is told of.
-const LONGEST: usize = 16 * 1024;
+pub(super) const LONGEST: usize = 16 * 1024;
 /// The size of the buffer for an answer by UDP, larger than what is asked for.
 const BUFFER: usize = 4096;
 
@@ -55,24 +58,53 @@ impl HostResolvers {
     }
 }
 
-/// Asks these upstreams one after another; `None` if none of them has an answer.
-pub(super) async fn ask(question: &Question, servers: &[IpAddr]) -> Option<Box<Found>> {
-    for server in (0..ROUNDS).flat_map(|_| servers.iter().take(MOST)) {
-        let server = SocketAddr::new(*server, PORT);
-        match timeout(PATIENCE, by_udp(question, server)).await {
-            Ok(Ok(Upstream::Found(found))) => return Some(found),
-            Ok(Ok(Upstream::Truncated)) => {
-                let asked = timeout(PATIENCE_BY_TCP, by_tcp(question, server)).await;
-                if let Ok(Ok(Upstream::Found(found))) = asked {
-                    return Some(found);
+/// The upstreams that did not answer lately.
+#[derive(Debug, Default)]
+pub(super) struct Silent(RefCell<BTreeMap<IpAddr, Instant>>);
+
+impl Silent {
+    /// Asks these upstreams one after another, those that did not answer lately at last; `None` if none of them has an answer.
+    pub(super) async fn ask(&self, question: &Question, servers: &[IpAddr]) -> Option<Box<Found>> {
+        let servers = self.in_order(servers, now());
+        for &server in (0..ROUNDS).flat_map(|_| &servers) {
+            let to = SocketAddr::new(server, PORT);
+            let asked = timeout(PATIENCE, by_udp(question, to)).await;
+            let answered = asked.unwrap_or_else(|late| Err(late.into()));
+            self.note(server, answered.as_ref().err(), now());
+            match answered {
+                Ok(Upstream::Found(found)) => return Some(found),
+                Ok(Upstream::Truncated) => {
+                    let asked = timeout(PATIENCE_BY_TCP, by_tcp(question, to)).await;
+                    if let Ok(Ok(Upstream::Found(found))) = asked {
+                        return Some(found);
+                    }
                 }
+                Ok(Upstream::Failed) | Err(_) => {}
             }
-            Ok(Ok(Upstream::Failed)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, %server, "an upstream does not answer"),
-            Err(_late) => tracing::debug!(%server, "an upstream does not answer in time"),
+        }
+        None
+    }
+
+    /// Returns those of the upstreams that are asked, in this order.
+    fn in_order(&self, servers: &[IpAddr], now: Instant) -> Vec<IpAddr> {
+        let silent = self.0.borrow();
+        let mut servers: Vec<_> = servers.iter().copied().take(MOST).collect();
+        servers.sort_by_key(|server| silent.get(server).is_some_and(|until| *until > now));
+        servers
+    }
+
+    /// Notes whether an upstream has answered.
+    fn note(&self, server: IpAddr, error: Option<&io::Error>, now: Instant) {
+        let mut silent = self.0.borrow_mut();
+        let Some(error) = error else {
+            silent.remove(&server);
+            return;
+        };
+        silent.retain(|_, until| *until > now);
+        if silent.insert(server, now + SILENCE).is_none() {
+            tracing::warn!(%server, %error, "a name server does not answer what guests ask");
         }
     }
-    None
 }
 
 fn unencodable() -> io::Error {
@@ -124,4 +156,22 @@ pub(super) async fn read(stream: &mut TcpStream, most: usize) -> io::Result<Vec<
 pub(super) async fn write(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes(), message].concat()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_that_did_not_answer_are_asked_last_for_a_while() {
+        let [first, second, third, fourth] = [1, 2, 3, 4].map(|n| IpAddr::from([203, 0, 113, n]));
+        let all = [first, second, third, fourth];
+        let (silent, start) = (Silent::default(), now());
+        assert_eq!(silent.in_order(&all, start), [first, second, third]);
+        silent.note(first, Some(&io::ErrorKind::TimedOut.into()), start);
+        assert_eq!(silent.in_order(&all, start), [second, third, first]);
+        assert_eq!(silent.in_order(&all, start + SILENCE), [first, second, third]);
+        silent.note(first, None, start);
+        assert_eq!(silent.in_order(&all, start), [first, second, third]);
+    }
 }

@@ -1,6 +1,9 @@
 //! The name servers of the host: resolv.conf(5).
 
-use std::{io::ErrorKind, net::IpAddr};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use crate::{KernelError, Refusal};
 
@@ -15,12 +18,18 @@ pub(super) fn resolvers() -> Result<Vec<IpAddr>, KernelError> {
     if servers.is_empty() { read(RESOLVED).map(|text| self::servers(&text)) } else { Ok(servers) }
 }
 
-/// Returns the name servers that the host itself asks, in the order of its resolv.conf(5), also if it is one of them.
+/// Returns the name servers that the host itself asks, in the order of its resolv.conf(5), also if it is one of them. If the
+/// file is missing or names none, the C library asks the host itself.
 ///
 /// # Errors
-/// Fails if the file cannot be read. A missing one names none.
+/// Fails if the file cannot be read.
 pub fn own_resolvers() -> Result<Vec<IpAddr>, KernelError> {
-    Ok(named(&read(LIBRARY)?))
+    Ok(own(&read(LIBRARY)?))
+}
+
+fn own(text: &str) -> Vec<IpAddr> {
+    let servers = named(text);
+    if servers.is_empty() { vec![Ipv4Addr::LOCALHOST.into()] } else { servers }
 }
 
 /// Reads a file; a missing file counts as empty.
@@ -86,5 +95,15 @@ mod tests {
     fn a_stub_resolver_is_not_returned() {
         assert_eq!(found("nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch .\n"), [""; 0]);
         assert_eq!(found(""), [""; 0]);
+    }
+
+    #[test]
+    fn the_host_itself_is_asked_if_no_server_is_named() {
+        let own = |text: &str| own(text).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(own("search .\n"), ["127.0.0.1"]);
+        assert_eq!(
+            own("nameserver 127.0.0.53\nnameserver 192.0.2.1\n"),
+            ["127.0.0.53", "192.0.2.1"]
+        );
     }
 }
