@@ -4,18 +4,22 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use crate::world::{
-    INTERNET_FAR, NODE_LAN, NODE_UPLINK, Namespace, World,
-    command::Output,
-    function::{exposure, function, nic},
-    on_every_firewall,
-    state::{SystemState, assert_same},
-    traffic::{
-        Ear, SILENCE, assert_silence, assert_tcp_closed, assert_tcp_refused, ping, say, tcp_ask,
-        tcp_server,
+use crate::{
+    reach::{FIRST, SECOND, TARGET},
+    world::{
+        INTERNET_FAR, NODE_LAN, NODE_UPLINK, Namespace, World,
+        command::Output,
+        function::{Function, every_transport, exposure, function, nic},
+        guest::Guest,
+        on_every_firewall,
+        state::{SystemState, assert_same},
+        traffic::{
+            Ear, SILENCE, assert_silence, assert_tcp_closed, assert_tcp_refused, ping, say,
+            tcp_ask, tcp_server,
+        },
+        transport::Transport::{self, Tcp, Udp},
+        wait_for,
     },
-    transport::Transport::{Tcp, Udp},
-    wait_for,
 };
 
 /// Returns the definition of a pod.
@@ -38,6 +42,19 @@ fn started(world: &World, definition: &Value, container: &Namespace) -> (Ipv4Add
     let report: Value = serde_json::from_str(&report).expect("JSON");
     let nic = nic(&report["instances"][0]);
     (nic.address, nic.gateway)
+}
+
+/// Brings up two pods with the exposures of [`reach::pair`].
+#[track_caller]
+pub(crate) fn pair(world: &World) -> [Function; 2] {
+    [("first", FIRST), ("second", SECOND)].map(|(name, port)| {
+        let container = Namespace::new();
+        let definition = pod(name, &every_transport(port, TARGET));
+        let report = up(world, &definition, &container.path()).success();
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        let guest = Guest::of_pod(container, nic(&report["instances"][0]));
+        Function::serve(guest, &Transport::ALL.map(|transport| (transport, TARGET)))
+    })
 }
 
 fn interfaces(container: &Namespace) -> String {

@@ -2,20 +2,18 @@
 
 use std::net::Ipv4Addr;
 
-use super::{GATEWAY, NAMES, flush, frame::Packet, own, unguard};
+use super::{GATEWAY, NAMES, by_every_kind, flush, frame::Packet, own, unguard};
 use crate::{
-    reach::{FIRST, SECOND, TARGET, pair},
+    reach::{FIRST, SECOND, TARGET},
     world::{
         CLIENT, INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World,
         function::Function,
-        on_every_firewall,
         traffic::{Ear, PATIENCE, SILENCE, assert_silence, say, udp_ask},
         wait_for,
     },
 };
 
-on_every_firewall!(nobody_outside_is_a_guest, |world| {
-    let pair = pair(world);
+by_every_kind!(nobody_outside_is_a_guest, |world, pair| {
     let [first, second] = &pair;
     let ears = [
         (Ear::new(&world.node, (Ipv4Addr::UNSPECIFIED, 9)), "the host"),
@@ -57,8 +55,7 @@ fn assert_for_one_host(world: &World, [attacker, _]: &[Function; 2]) {
     assert!(ear.hear(PATIENCE).is_some(), "the host hears");
 }
 
-on_every_firewall!(services_of_the_host_hear_no_packet_for_many, |world| {
-    let pair = pair(world);
+by_every_kind!(services_of_the_host_hear_no_packet_for_many, |world, pair| {
     assert_for_one_host(world, &pair);
     unguard(world, &pair[0].guest);
     assert_for_one_host(world, &pair);
@@ -72,8 +69,7 @@ fn path_mtu(world: &World, to: Ipv4Addr) -> Option<String> {
     mtu.map(str::to_owned)
 }
 
-on_every_firewall!(no_guest_makes_the_hosts_packets_smaller, |world| {
-    let pair = pair(world);
+by_every_kind!(no_guest_makes_the_hosts_packets_smaller, |world, pair| {
     let guest = &pair[0].guest;
     let send = || {
         for host in [NODE_UPLINK, NODE_LAN, pair[0].gateway()] {

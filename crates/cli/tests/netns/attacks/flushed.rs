@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use rustix::process::Signal;
 
-use super::{flush, own, unguard};
+use super::{by_every_kind, flush, own, unguard};
 use crate::{
     internet::assert_internet,
     reach::{FIRST, SECOND, TARGET, assert_published, pair},
@@ -54,10 +54,9 @@ fn assert_notices(world: &World, [first, second]: &[Function; 2]) {
     assert!(local.hear(PATIENCE).is_some() && secret.hear(PATIENCE).is_some());
 }
 
-on_every_firewall!(guests_stay_apart_without_a_firewall, |world| {
+by_every_kind!(guests_stay_apart_without_a_firewall, |world, pair| {
     // Everything is forwarded, so that only what we set can refuse.
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
-    let pair = pair(world);
     assert_published(world, &pair, &Transport::ALL);
     assert_apart(world, &pair);
     flush(world);
@@ -69,9 +68,8 @@ on_every_firewall!(guests_stay_apart_without_a_firewall, |world| {
     assert_internet(world, &pair[0]);
 });
 
-on_every_firewall!(a_flow_between_guests_does_not_begin_in_a_gap, |world| {
+by_every_kind!(a_flow_between_guests_does_not_begin_in_a_gap, |world, pair| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
-    let pair = pair(world);
     let [first, second] = &pair;
     let secret = Ear::new(&second.guest.namespace, (second.address(), SECRET));
     flush(world);

@@ -5,16 +5,13 @@ use std::net::Ipv4Addr;
 use riklet_core::model::{MacAddress, Slot};
 
 use super::{
-    GATEWAY, flush,
+    GATEWAY, by_every_kind, flush,
     frame::{ARP, Arp, BROADCAST, IPV4, IPV6, LLDP, PPPOE, Packet, VLAN, frame},
     neighbours, own, unguard,
 };
-use crate::{
-    reach::pair,
-    world::{
-        INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World, function::Function, guest::Guest,
-        on_every_firewall, sniffer::Sniffer, traffic::PATIENCE, wait_for,
-    },
+use crate::world::{
+    INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World, function::Function, guest::Guest,
+    sniffer::Sniffer, traffic::PATIENCE, wait_for,
 };
 
 const ATTACK: &str = "attack";
@@ -185,8 +182,7 @@ fn attacks([first, second]: &[Function; 2]) -> Vec<Attack> {
     all.concat()
 }
 
-on_every_firewall!(the_host_hears_no_guest_that_lies, |world| {
-    let pair = pair(world);
+by_every_kind!(the_host_hears_no_guest_that_lies, |world, pair| {
     let (host, attacks) = (Host::new(world), attacks(&pair));
     let attacker = &pair[0].guest;
     let neighbours = || neighbours(&world.node, &attacker.nic.interface);

@@ -19,6 +19,27 @@ const GATEWAY: MacAddress = MacAddress::new([0x0a, 0x52, 0x49, 0x4b, 0, 1]);
 /// The port of a name server: guests reach those of the host.
 const NAMES: u16 = 53;
 
+/// Makes a test for each firewall of the same attack by two functions, and one by two pods: `by_every_kind!(name, |world,
+/// pair| { … });` with `world: &World` and `pair: [Function; 2]`.
+macro_rules! by_every_kind {
+    ($(#[$attribute:meta])* $name:ident, |$world:ident, $pair:ident| $body:block) => {
+        $(#[$attribute])*
+        fn $name($world: &$crate::world::World, $pair: [$crate::world::function::Function; 2]) $body
+
+        mod $name {
+            use $crate::world::on_every_firewall;
+
+            on_every_firewall!(functions, |world| {
+                super::$name(world, $crate::reach::pair(world));
+            });
+            on_every_firewall!(pods, |world| {
+                super::$name(world, $crate::pods::pair(world));
+            });
+        }
+    };
+}
+use by_every_kind;
+
 /// Returns a packet of UDP that the guest may send, with these words.
 fn own(guest: &Guest, to: Ipv4Addr, port: u16, words: &str) -> Packet {
     Packet::udp((guest.nic.address, 7000), (to, port), words).by(guest.nic.mac, GATEWAY)

@@ -3,16 +3,15 @@
 use std::net::Ipv4Addr;
 
 use super::{
-    GATEWAY, NAMES,
+    GATEWAY, NAMES, by_every_kind,
     frame::{IPV4, Packet, SYN},
     own, unguard,
 };
 use crate::{
-    reach::{FIRST, SECOND, TARGET, pair},
+    reach::{FIRST, SECOND, TARGET},
     world::{
         CLIENT, Firewall, INTERNET, NODE_LAN, World,
         function::Function,
-        on_every_firewall,
         sniffer::Sniffer,
         traffic::{Ear, PATIENCE, SILENCE, assert_silence, tcp_ask, udp_ask},
     },
@@ -59,8 +58,7 @@ fn assert_private(world: &World, [attacker, victim]: &[Function; 2]) {
     udp_ask(&world.client, (NODE_LAN, FIRST), PATIENCE).expect("the published port answers");
 }
 
-on_every_firewall!(an_unpublished_port_is_not_reached_by_a_forged_question, |world| {
-    let pair = pair(world);
+by_every_kind!(an_unpublished_port_is_not_reached_by_a_forged_question, |world, pair| {
     assert_private(world, &pair);
     unguard(world, &pair[0].guest);
     assert_private(world, &pair);
@@ -112,8 +110,8 @@ fn assert_sources(world: &World, [attacker, victim]: &[Function; 2]) {
 }
 
 // Neither the guard nor the check of sources by routing is there: anybody may set `rp_filter`.
-on_every_firewall!(forged_sources_make_no_entry_by_the_firewall_alone, |world| {
-    let [attacker, victim] = pair(world);
+by_every_kind!(forged_sources_make_no_entry_by_the_firewall_alone, |world, pair| {
+    let [attacker, victim] = pair;
     let guest = &attacker.guest;
     unguard(world, guest);
     for name in ["all", &guest.nic.interface] {
@@ -147,8 +145,7 @@ on_every_firewall!(forged_sources_make_no_entry_by_the_firewall_alone, |world| {
     assert_eq!(entries(guest.nic.address).lines().count(), 3);
 });
 
-on_every_firewall!(a_guest_with_another_address_reaches_nobody, |world| {
-    let pair = pair(world);
+by_every_kind!(a_guest_with_another_address_reaches_nobody, |world, pair| {
     assert_sources(world, &pair);
     unguard(world, &pair[0].guest);
     assert_sources(world, &pair);

@@ -108,7 +108,12 @@ impl Function {
     /// Attaches to the TAP, and serves these ports.
     #[track_caller]
     pub(crate) fn start(world: &World, nic: Nic, ports: &Serves) -> Self {
-        let guest = Guest::attach(world, nic);
+        Self::serve(Guest::attach(world, nic), ports)
+    }
+
+    /// Has a guest serve these ports.
+    #[track_caller]
+    pub(crate) fn serve(guest: Guest, ports: &Serves) -> Self {
         let address = guest.nic.address;
         let serve = |(transport, port): &(Transport, u16)| {
             transport.serve(&guest.namespace, address, *port)

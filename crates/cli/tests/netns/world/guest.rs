@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{ErrorKind, Read, Write},
     net::Ipv4Addr,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
 };
 
 use riklet_core::model::{Addresses, Ends, MacAddress, Pool, Slot};
@@ -47,15 +47,22 @@ impl Nic {
     }
 }
 
-/// A namespace whose `eth0` is wired to a TAP of the node. Dropping it detaches from the TAP, as the end of a VMM
-/// does.
+/// A namespace whose `eth0` is wired to a TAP of the node, or is the end of a pod. Dropping it detaches from the TAP, as
+/// the end of a VMM does.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) namespace: Namespace,
     pub(crate) nic: Nic,
-    _wire: Background,
-    /// The node's TAP, once more.
-    tap: File,
+    end: End,
+}
+
+/// What the guest sends frames by.
+#[derive(Debug)]
+enum End {
+    /// The node's TAP, once more, and the wire from it to the namespace.
+    Tap { tap: File, _wire: Background },
+    /// A socket for the interface of a pod.
+    Pod(OwnedFd),
 }
 
 impl Guest {
@@ -96,13 +103,27 @@ impl Guest {
         });
         let second = tap.try_clone().expect("a descriptor");
         let wire = Background::start(move |stop| carry(stop, tap, eth0));
-        Self { namespace, nic, _wire: wire, tap: second }
+        Self { namespace, nic, end: End::Tap { tap: second, _wire: wire } }
+    }
+
+    /// Returns the guest that a pod is, whose interface `eth0` is in this namespace.
+    #[track_caller]
+    pub(crate) fn of_pod(namespace: Namespace, nic: Nic) -> Self {
+        let socket = namespace.run(|| system::packet_socket("eth0")).expect("a packet socket");
+        Self { namespace, nic, end: End::Pod(socket) }
     }
 
     /// Sends a frame to the node, whatever is in it.
     #[track_caller]
     pub(crate) fn send(&self, frame: &[u8]) {
-        let sent = (&self.tap).write_all(&[&[0; HEADER], frame].concat());
+        let sent = match &self.end {
+            End::Tap { tap, .. } => {
+                { tap }.write_all(&[&[0; HEADER], frame].concat()).map_err(|e| e.to_string())
+            }
+            End::Pod(socket) => {
+                rustix::io::write(socket, frame).map(drop).map_err(|e| e.to_string())
+            }
+        };
         sent.unwrap_or_else(|error| panic!("{}: {error}", self.nic.interface));
     }
 }

@@ -1,13 +1,22 @@
 //! The system calls that have no safe wrapper. All `unsafe` code of the harness is here.
-#![expect(unsafe_code, reason = "unshare(2) and the ioctls of /dev/net/tun have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "unshare(2), addresses of packet(7) and the ioctls of /dev/net/tun have no safe wrapper"
+)]
 
 use std::{
     fs::{File, OpenOptions},
     io,
+    os::fd::OwnedFd,
 };
 
 use rustix::{
     ioctl::{self, IntegerSetter, Opcode, Setter, opcode},
+    net::{
+        AddressFamily, SocketFlags, SocketType,
+        addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque},
+        bind, netdevice, socket_with,
+    },
     thread::{UnshareFlags, unshare_unsafe},
 };
 
@@ -55,4 +64,34 @@ pub(super) fn attach_tap(name: &str) -> io::Result<File> {
     // SAFETY: `TUNSETOFFLOAD` takes its flags as an integer.
     unsafe { ioctl::ioctl(&tap, IntegerSetter::<TUNSETOFFLOAD>::new_usize(0)) }?;
     Ok(tap)
+}
+
+/// `struct sockaddr_ll` of `<linux/if_packet.h>`.
+#[repr(C)]
+struct LinkAddress {
+    family: u16,
+    protocol: u16,
+    interface: i32,
+    rest: [u8; 12],
+}
+
+// SAFETY: the address is a whole `struct sockaddr_ll` that lives until the call returns.
+unsafe impl SocketAddrArg for LinkAddress {
+    unsafe fn with_sockaddr<R>(
+        &self,
+        f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R,
+    ) -> R {
+        let length = SocketAddrLen::try_from(size_of::<Self>()).expect("20 bytes");
+        f((&raw const *self).cast(), length)
+    }
+}
+
+/// Returns a socket that sends frames by this interface of the calling thread's namespace, and hears none (packet(7)).
+pub(super) fn packet_socket(name: &str) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let interface = netdevice::name_to_index(&socket, name)?;
+    let interface = i32::try_from(interface).expect("the number of an interface");
+    let family = AddressFamily::PACKET.as_raw();
+    bind(&socket, &LinkAddress { family, protocol: 0, interface, rest: [0; 12] })?;
+    Ok(socket)
 }
