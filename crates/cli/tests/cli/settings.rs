@@ -133,7 +133,7 @@ fn invalid_values_are_reported_with_file_and_line() {
     error: $DIR/config.toml:1:8: pool: 10.231.4.1/16 has bits set after its prefix; the network is 10.231.0.0/16
     error: $DIR/config.toml:1:7: mtu: 67 is not an MTU; these are 68 to 65521 bytes
     error: $DIR/config.toml:1:7: mtu: expected a number, found a string
-    error: $DIR/config.toml:1:10: uplink: "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space
+    error: $DIR/config.toml:1:10: uplink: "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':', '%' and white space, and are neither all nor default
     error: $DIR/config.toml:1:13: state_dir: "state" is not an absolute path
     error: $DIR/config.toml:1:7: not valid TOML: string values must be quoted, expected literal string
     "#);
@@ -188,7 +188,7 @@ fn invalid_flags_and_variables_are_named() {
     error: invalid value 'ufw' for '--firewall <BACKEND>': "ufw" is not auto, iptables or nftables
 
     For more information, try '--help'.
-    error: invalid value 'a/b' for '--uplink <IFACE>': "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space
+    error: invalid value 'a/b' for '--uplink <IFACE>': "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':', '%' and white space, and are neither all nor default
 
     For more information, try '--help'.
     "#);

@@ -190,7 +190,7 @@ pub enum Reason {
     )]
     NamesWithDefault { default: Egress },
     #[error(
-        "egress.allow has {rule}, a name: only functions may have names as yet, since a pod's resolver is its runtime's"
+        "{rule} is a name: only functions may have names as yet, since a pod's resolver is its runtime's"
     )]
     NamesOfPod { rule: NameRule },
     #[error(transparent)]

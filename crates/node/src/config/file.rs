@@ -320,9 +320,9 @@ mod tests {
         c.toml:1:1: firewall: expected a string, found a table
         c.toml:1:8: pool: 10.231.4.1/16 has bits set after its prefix; the network is 10.231.0.0/16
         c.toml:1:8: pool: expected a string, found a number
-        c.toml:2:10: uplink: "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space
+        c.toml:2:10: uplink: "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':', '%' and white space, and are neither all nor default
         c.toml:1:10: uplink: expected a string or a list of them, found a number
-        c.toml:1:10: uplink: "" is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space
+        c.toml:1:10: uplink: "" is not an interface name; these have 1 to 15 bytes, without '/', ':', '%' and white space, and are neither all nor default
         c.toml:1:7: mtu: 67 is not an MTU; these are 68 to 65521 bytes
         c.toml:1:7: mtu: "99999999999999999999" is not an MTU; these are 68 to 65521 bytes
         c.toml:1:7: mtu: expected a number, found a string

@@ -27,7 +27,8 @@ impl Validator {
         let (policy, limits) = self.network(pod);
         let rule = policy.as_ref().and_then(|policy| policy.names().first());
         if let (Some(rule), Some(node)) = (rule, pod.get("network")) {
-            self.refuse(node.at, pod.path("network"), Reason::NamesOfPod { rule: rule.clone() });
+            let path = format!("{}.egress.allow", pod.path("network"));
+            self.refuse(node.at, path, Reason::NamesOfPod { rule: rule.clone() });
         }
         (policy, limits)
     }
