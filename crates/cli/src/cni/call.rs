@@ -14,9 +14,14 @@ pub(crate) const COMMAND: &str = "CNI_COMMAND";
 const CONTAINER: &str = "CNI_CONTAINERID";
 const NAMESPACE: &str = "CNI_NETNS";
 const INTERFACE: &str = "CNI_IFNAME";
-/// The variables that are read. `CNI_PATH` and `CNI_ARGS` are not: no other plugin is called, and there are no settings
-/// of ours in them.
-pub(crate) const VARIABLES: [&str; 4] = [COMMAND, CONTAINER, NAMESPACE, INTERFACE];
+const ARGUMENTS: &str = "CNI_ARGS";
+/// The variables that are read. `CNI_PATH` is not: no other plugin is called.
+pub(crate) const VARIABLES: [&str; 5] = [COMMAND, CONTAINER, NAMESPACE, INTERFACE, ARGUMENTS];
+/// The argument that allows others, and its values that do so.
+const IGNORE: &str = "IgnoreUnknown";
+const TRUE: [&str; 6] = ["1", "t", "T", "TRUE", "true", "True"];
+/// Arguments by which runtimes ask for what they ask others by `ips` and `mac`.
+const ADDRESSES: [&str; 3] = ["IP", "MAC", "GATEWAY"];
 
 /// The commands of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,13 +80,42 @@ impl Call {
         variables: &BTreeMap<String, String>,
     ) -> Result<Self, Error> {
         Ok(match command {
-            Command::Add => Self::Add(attachment(variables, true)?),
+            Command::Add => {
+                arguments(variables.get(ARGUMENTS).map(String::as_str).unwrap_or_default())?;
+                Self::Add(attachment(variables, true)?)
+            }
             Command::Check => Self::Check(attachment(variables, true)?),
             Command::Del => Self::Del(attachment(variables, false)?),
             Command::Gc => Self::Gc,
             Command::Status | Command::Version => Self::Status,
         })
     }
+}
+
+/// Checks the arguments of the runtime, `KEY=VALUE;…`. There are none of ours: those of others are ignored if they say so.
+/// Those that ask for addresses never are: a container would be started without what was asked for it.
+fn arguments(text: &str) -> Result<(), Error> {
+    let wrong = |details: String| {
+        Err(Error::new(Code::Environment, format!("{ARGUMENTS} is wrong: {text:?}"), details))
+    };
+    let mut names = Vec::new();
+    let mut ignore = false;
+    for argument in text.split(';').filter(|argument| !argument.is_empty()) {
+        let Some((name, value)) = argument.split_once('=') else {
+            return wrong(format!("expected KEY=VALUE, found {argument:?}"));
+        };
+        match name {
+            IGNORE => ignore = TRUE.contains(&value),
+            _ if ADDRESSES.contains(&name) && !value.is_empty() => {
+                return wrong(format!("{name} is not supported: addresses follow from the slot"));
+            }
+            _ => names.push(name),
+        }
+    }
+    if ignore || names.is_empty() {
+        return Ok(());
+    }
+    wrong(format!("unknown: {}; {IGNORE}=1 has them ignored", names.join(", ")))
 }
 
 /// Reads the container, its interface and its namespace. Each error names the variable.
@@ -159,6 +193,36 @@ mod tests {
         assert_eq!(with((NAMESPACE, "netns")), "CNI_NETNS is wrong: \"netns\"");
         let unknown = Command::of(&variables(&[(COMMAND, "ADDD")])).unwrap_err();
         assert_eq!(unknown.details, "did you mean ADD?");
+    }
+
+    #[test]
+    fn arguments_are_ignored_only_if_they_say_so_and_ask_for_no_address() {
+        let said = |text: &str| arguments(text).map_err(|error| error.details);
+        for text in [
+            "",
+            ";",
+            "IgnoreUnknown=1",
+            "IgnoreUnknown=true;K8S_POD_NAME=web",
+            "IP=;IgnoreUnknown=1",
+        ] {
+            assert_eq!(said(text), Ok(()), "{text}");
+        }
+        let wrong = |text: &str| said(text).unwrap_err();
+        assert_eq!(wrong("A=1;B="), "unknown: A, B; IgnoreUnknown=1 has them ignored");
+        assert_eq!(wrong("A=1;IgnoreUnknown=0"), "unknown: A; IgnoreUnknown=1 has them ignored");
+        assert_eq!(wrong("IgnoreUnknown=1;A"), "expected KEY=VALUE, found \"A\"");
+        for name in ADDRESSES {
+            let text = format!("IgnoreUnknown=1;{name}=192.0.2.1");
+            assert_eq!(
+                wrong(&text),
+                format!("{name} is not supported: addresses follow from the slot")
+            );
+        }
+        // What was attached is detached, whatever the arguments are by now.
+        let values = [(CONTAINER, "a"), (INTERFACE, "eth0"), (NAMESPACE, "/x"), (ARGUMENTS, "A")];
+        assert!(Call::of(Command::Del, &variables(&values)).is_ok());
+        let error = Call::of(Command::Add, &variables(&values)).unwrap_err();
+        assert_eq!((error.code, &*error.message), (Code::Environment, "CNI_ARGS is wrong: \"A\""));
     }
 
     #[test]

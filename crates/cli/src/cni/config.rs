@@ -1,5 +1,7 @@
 //! The configuration of a network, which comes by standard input. Pure.
 
+mod dns;
+
 use std::{net::IpAddr, path::Path};
 
 use riklet_core::{
@@ -19,6 +21,7 @@ use super::{
 /// The keys of a configuration. Those from `policy` on are ours.
 const KEYS: &[&str] = &[
     "cniVersion",
+    "cniVersions",
     "name",
     "type",
     "args",
@@ -39,6 +42,8 @@ const ARGS: &[&str] = &["policy", "limits"];
 const CAPABILITIES: &[&str] = &["portMappings", "bandwidth", "dns"];
 const PORT_MAPPING: &[&str] = &["hostPort", "containerPort", "protocol", "hostIP"];
 const BANDWIDTH: &[&str] = &["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
+/// What the definition of an attachment is called in errors.
+const DEFINITION: &str = "network";
 const VALID: &str = "cni.dev/valid-attachments";
 const FORMERLY_VALID: &str = "cni.dev/attachments";
 
@@ -72,6 +77,15 @@ impl Version {
         }
     }
 }
+
+/// The names of fields in a definition, and in a configuration.
+const FIELDS: [(&str, &str); 5] = [
+    ("network.egress", "policy"),
+    ("network.", ""),
+    ("hostAddress", "hostIP"),
+    ("targetPort", "containerPort"),
+    ("exposure", "runtimeConfig.portMappings"),
+];
 
 /// The configuration of a network, as far as it is used.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,22 +130,32 @@ impl Config {
             "name": attachment.name(&self.name).as_str(),
             "spec": { "pod": pod },
         });
-        let source = Source { name: "network".to_owned(), text: definition.to_string() };
+        let source = Source { name: DEFINITION.to_owned(), text: definition.to_string() };
         let parsed = definition::parse(std::slice::from_ref(&source));
         let wrong = |errors: &definition::Errors| {
             let texts = errors.iter().map(|error| {
-                // In the configuration, they stand elsewhere.
-                let field = error.field.trim_start_matches("spec.pod.");
-                let field = field.replace("network.egress", "policy").replace("network.", "");
-                let field = field.replace("exposure", "runtimeConfig.portMappings");
                 let hint = error.reason.hint().map(|hint| format!("; {hint}"));
-                format!("{field}: {}{}", error.reason, hint.unwrap_or_default())
+                let reason = format!("{}{}", error.reason, hint.unwrap_or_default());
+                // The definition is one line of ours, which a user never sees.
+                let reason = reason.split(&format!(" at {DEFINITION}:")).next().unwrap_or_default();
+                format!("{}: {reason}", field(&error.field))
             });
             invalid(texts.collect::<Vec<_>>().join(", "))
         };
         let mut workloads = parsed.map_err(|errors| wrong(&errors))?;
         workloads.pop().ok_or_else(|| invalid("it defines nothing"))
     }
+}
+
+/// Returns the place in the configuration of a field of the definition.
+fn field(of_definition: &str) -> String {
+    let field = of_definition.trim_start_matches("spec.pod.");
+    let mut field =
+        FIELDS.iter().fold(field.to_owned(), |text, (ours, theirs)| text.replace(ours, theirs));
+    if let Some(mapping) = field.strip_suffix(".port") {
+        field = format!("{mapping}.hostPort");
+    }
+    field
 }
 
 fn invalid(details: impl std::fmt::Display) -> Error {
@@ -155,8 +179,10 @@ fn version(given: Option<&str>, command: Command) -> Result<Version, Error> {
 }
 
 fn read(document: &Value, version: Version, command: Command) -> Result<Config, Error> {
-    let config = object(document, "", KEYS)?;
-    let name = config.get("name").and_then(Value::as_str).unwrap_or_default();
+    // What was attached is detached by any configuration that names it: that of another version may have other keys.
+    let removes = matches!(command, Command::Del | Command::Gc);
+    let config = if removes { fields(document, "")? } else { object(document, "", KEYS)? };
+    let name = text(config, "name", "")?.ok_or_else(|| invalid("name: missing"))?;
     call::container(name).map_err(|words| invalid(format!("name: {words}")))?;
     let state_dir = match config.get("stateDir") {
         None => None,
@@ -172,20 +198,23 @@ fn read(document: &Value, version: Version, command: Command) -> Result<Config, 
         Some(_) => return Err(invalid("prevResult: expected an object")),
     };
     let valid = config.get(VALID).or_else(|| config.get(FORMERLY_VALID));
-    let runtime = match config.get("runtimeConfig") {
-        None | Some(Value::Null) => &Map::new(),
-        Some(value) => capabilities(value)?,
-    };
-    let dns = runtime.get("dns").or_else(|| config.get("dns")).filter(|dns| !dns.is_null());
-    Ok(Config {
+    let read = Config {
         version,
         name: name.to_owned(),
         state_dir,
         previous,
-        dns: dns.cloned(),
+        dns: None,
         valid: valid.filter(|list| !list.is_null()).map(attachments).transpose()?,
-        pod: pod(config, runtime)?,
-    })
+        pod: Map::new(),
+    };
+    if removes {
+        return Ok(read);
+    }
+    let runtime = match config.get("runtimeConfig") {
+        None | Some(Value::Null) => &Map::new(),
+        Some(value) => capabilities(value)?,
+    };
+    Ok(Config { dns: dns::of(config, runtime)?, pod: pod(config, runtime)?, ..read })
 }
 
 /// Returns the part `spec.pod` of a definition. The arguments of the runtime count more than the configuration.
@@ -210,9 +239,10 @@ fn pod(
     }
     if let Some(bandwidth) = runtime.get("bandwidth").filter(|value| !value.is_null()) {
         let limits = network.entry("limits").or_insert_with(|| json!({}));
-        for (name, rate) in rates(bandwidth)? {
-            limits[name] = json!(rate);
-        }
+        let Value::Object(limits) = limits else {
+            return Err(invalid("limits: expected an object"));
+        };
+        limits.extend(rates(bandwidth)?.map(|(name, rate)| (name.to_owned(), json!(rate))));
     }
     let mut pod = Map::new();
     if !network.is_empty() {
@@ -240,7 +270,12 @@ fn capabilities(runtime: &Value) -> Result<&Map<String, Value>, Error> {
         return Err(invalid("runtimeConfig: expected an object"));
     };
     for (name, value) in fields {
-        let is_nothing = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        let is_nothing = match value {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            Value::String(text) => text.is_empty(),
+            other => other.is_null(),
+        };
         if !CAPABILITIES.contains(&name.as_str()) && !is_nothing {
             let message = format!("runtimeConfig.{name} is not supported");
             let details = format!(
@@ -261,12 +296,11 @@ fn exposure(mapping: &Value, path: &str) -> Result<Option<Value>, Error> {
         return Ok(None);
     }
     let target = fields.get("containerPort").cloned().unwrap_or_default();
-    let protocol = fields.get("protocol").and_then(Value::as_str).filter(|text| !text.is_empty());
+    let protocol = text(fields, "protocol", path)?;
     let mut exposure = json!({
         "port": port, "targetPort": target, "protocol": protocol.unwrap_or("tcp").to_uppercase(),
     });
-    let address = fields.get("hostIP").and_then(Value::as_str).filter(|text| !text.is_empty());
-    if let Some(address) = address {
+    if let Some(address) = text(fields, "hostIP", path)? {
         let parsed: IpAddr = address
             .parse()
             .map_err(|_syntax| invalid(format!("{path}.hostIP: {address:?} is no address")))?;
@@ -279,7 +313,7 @@ fn exposure(mapping: &Value, path: &str) -> Result<Option<Value>, Error> {
 
 /// Returns the limits of a bandwidth, each with its name in a definition. A rate of zero is no limit. Bursts are checked and not
 /// used: a limit has the burst that follows from its rate.
-fn rates(bandwidth: &Value) -> Result<Vec<(&'static str, String)>, Error> {
+fn rates(bandwidth: &Value) -> Result<impl Iterator<Item = (&'static str, String)> + use<>, Error> {
     let path = "runtimeConfig.bandwidth";
     let fields = object(bandwidth, path, BANDWIDTH)?;
     let mut rates = Vec::new();
@@ -295,7 +329,7 @@ fn rates(bandwidth: &Value) -> Result<Vec<(&'static str, String)>, Error> {
         };
         rates.extend(limit.filter(|_| rate > 0).map(|limit| (limit, format!("{rate}bit"))));
     }
-    Ok(rates)
+    Ok(rates.into_iter())
 }
 
 /// Returns the attachments of a list of the runtime.
@@ -313,6 +347,27 @@ fn attachments(list: &Value) -> Result<Vec<Attachment>, Error> {
         .collect()
 }
 
+/// Returns a field that is text; `None` if it is missing or empty.
+fn text<'a>(
+    object: &'a Map<String, Value>,
+    name: &str,
+    path: &str,
+) -> Result<Option<&'a str>, Error> {
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        Some(_) => {
+            let point = if path.is_empty() { "" } else { "." };
+            Err(invalid(format!("{path}{point}{name}: expected text")))
+        }
+    }
+}
+
+/// Returns the fields of an object.
+fn fields<'a>(value: &'a Value, place: &str) -> Result<&'a Map<String, Value>, Error> {
+    value.as_object().ok_or_else(|| invalid(format!("{place}expected an object")))
+}
+
 /// Returns the fields of an object, all of which must be known.
 fn object<'a>(
     value: &'a Value,
@@ -320,9 +375,7 @@ fn object<'a>(
     known: &[&str],
 ) -> Result<&'a Map<String, Value>, Error> {
     let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-    let Value::Object(fields) = value else {
-        return Err(invalid(format!("{place}expected an object")));
-    };
+    let fields = fields(value, &place)?;
     if let Some(name) = fields.keys().find(|name| !known.contains(&name.as_str())) {
         let meant = nearest(name, known.iter().copied());
         let hint = meant.map_or_else(

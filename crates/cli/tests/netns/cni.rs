@@ -261,6 +261,23 @@ on_every_firewall!(what_a_runtime_asks_wrong_is_said_and_nothing_is_left, |world
         assert!(found == code && said.contains(words), "{variables:?}: {found} {said}");
     }
     assert_eq!(error(&call(world, "ADDD", &[], &plain())).0, 4);
+    let path = next.namespace.path();
+    let named = |interface: &'static str| {
+        [("CNI_CONTAINERID", "next"), ("CNI_NETNS", &*path), ("CNI_IFNAME", interface)]
+    };
+    // The kernel would choose another name for the first.
+    for interface in ["eth%d", "all", "sixteen_letters_"] {
+        let (code, said) = error(&call(world, "ADD", &named(interface), &plain()));
+        assert!(code == 4 && said.contains("CNI_IFNAME is wrong"), "{interface}: {code} {said}");
+    }
+    for (arguments, words) in [
+        ("IgnoreUnknown=1;IP=10.231.0.77", "IP is not supported"),
+        ("K8S_POD_NAME=next", "unknown: K8S_POD_NAME"),
+    ] {
+        let variables = [&named("eth0")[..], &[("CNI_ARGS", arguments)]].concat();
+        let (code, said) = error(&call(world, "ADD", &variables, &plain()));
+        assert!(code == 4 && said.contains(words), "{arguments}: {code} {said}");
+    }
     // An interface of that name exists.
     next.namespace.tool(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth9"]);
     let (code, said) = error(&next.call("ADD", &plain()));
@@ -283,7 +300,11 @@ on_every_firewall!(a_deletion_needs_nothing_that_is_left, |world| {
     });
     let gone =
         [("CNI_CONTAINERID", "web"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/run/netns/gone")];
-    call(world, "DEL", &gone, &plain()).success();
+    // Nor does it need what an earlier version knew, or what was wrong all along.
+    let mut config = plain();
+    config["formerly"] = json!(true);
+    config["limits"] = json!(7);
+    call(world, "DEL", &gone, &config).success();
     nothing_recorded(world);
     assert_eq!(world.riklet(&["check"], "").success(), "");
 });

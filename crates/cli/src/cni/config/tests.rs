@@ -83,14 +83,49 @@ fn what_is_wrong_is_named() {
     assert!(said(json!({ "policy": "interne" })).1.contains("did you mean \"internet\"?"));
     assert!(said(json!({ "limits": { "egress": "1bit" } })).1.contains("limits.egress: "));
     assert_eq!(said(json!({ "stateDir": "here" })), wrong("stateDir: expected an absolute path"));
-    assert_eq!(
-        said(json!({ "name": "" })).1,
-        "the network configuration is wrong: name: it has letters, digits, '_', '.' and '-', and begins with a \
-         letter or a digit"
+    assert_eq!(said(json!({ "name": "" })).1, "the network configuration is wrong: name: missing");
+    assert!(said(json!({ "name": "a/b" })).1.contains("name: it has letters, digits"));
+    assert_eq!(said(json!({ "name": 7 })), wrong("name: expected text"));
+    let names = json!({ "allow": ["*.example.org:443"] });
+    assert!(
+        said(json!({ "policy": names })).1.contains("policy.allow: *.example.org:443 is a name")
     );
     let ports = |mapping: Value| said(json!({ "runtimeConfig": { "portMappings": [mapping] } })).1;
     assert!(ports(json!({ "hostport": 1 })).contains("did you mean \"hostPort\"?"));
     assert!(ports(json!({ "hostPort": 1, "containerPort": 70_000 })).contains("portMappings[0]"));
+    for (mapping, words) in [
+        (json!({ "hostPort": -1, "containerPort": 1 }), "[0].hostPort: port -1 is out of range"),
+        (json!({ "hostPort": 1 }), "[0].containerPort: expected a port"),
+        (json!({ "hostPort": 1, "containerPort": 1, "hostIP": 7 }), "[0].hostIP: expected text"),
+        (
+            json!({ "hostPort": 1, "containerPort": 1, "hostIP": "x" }),
+            "[0].hostIP: \"x\" is no address",
+        ),
+        (
+            json!({ "hostPort": 1, "containerPort": 1, "protocol": 7 }),
+            "[0].protocol: expected text",
+        ),
+    ] {
+        let found = ports(mapping.clone());
+        assert!(
+            found.contains(&format!("runtimeConfig.portMappings{words}")),
+            "{mapping}: {found}"
+        );
+    }
+    let twice = json!({ "hostPort": 1, "containerPort": 1 });
+    let (_, clash) = said(json!({ "runtimeConfig": { "portMappings": [twice.clone(), twice] } }));
+    assert!(
+        clash.ends_with("runtimeConfig.portMappings[1]: tcp 1 -> 1 clashes with tcp 1 -> 1"),
+        "{clash}"
+    );
+    // Whatever stands there, a limit of the runtime is no way in.
+    for limits in [json!(7), json!("x"), json!([])] {
+        let bandwidth = json!({ "bandwidth": { "ingressRate": 1_000_000 } });
+        assert_eq!(
+            said(json!({ "limits": limits, "runtimeConfig": bandwidth })),
+            wrong("limits: expected an object")
+        );
+    }
     let v6 = json!({ "hostPort": 1, "containerPort": 1, "hostIP": "2001:db8::1" });
     assert!(ports(v6).contains("IPv6"));
     let (code, text) = said(json!({ "runtimeConfig": { "mac": "02:00:00:00:00:01" } }));
@@ -133,5 +168,41 @@ fn a_runtime_that_names_no_attachments_is_told_apart_from_one_that_has_none() {
     for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
         let one = json!([{ "containerID": "web", "ifname": "eth0" }]);
         assert_eq!(valid(json!({ key: one })).unwrap()[0].name("net"), attachment().name("net"));
+    }
+}
+
+#[test]
+fn a_result_has_the_name_servers_under_its_own_names() {
+    let dns = |more| read_add(more).unwrap().dns;
+    let asked =
+        json!({ "servers": ["192.0.2.53"], "searches": ["a.example"], "options": ["ndots:1"] });
+    let result =
+        json!({ "nameservers": ["192.0.2.53"], "search": ["a.example"], "options": ["ndots:1"] });
+    let configured = json!({ "nameservers": ["192.0.2.54"], "domain": "b.example" });
+    assert_eq!(dns(json!({ "runtimeConfig": { "dns": asked } })), Some(result.clone()));
+    assert_eq!(dns(json!({ "dns": configured, "runtimeConfig": { "dns": asked } })), Some(result));
+    let empty = json!({ "dns": { "servers": [] } });
+    assert_eq!(dns(json!({ "dns": configured, "runtimeConfig": empty })), Some(configured));
+    assert_eq!(dns(json!({ "dns": {} })), None);
+    let wrong = |more| read_add(more).unwrap_err().details;
+    assert_eq!(wrong(json!({ "dns": 7 })), "dns: expected an object");
+    assert_eq!(
+        wrong(json!({ "dns": { "nameservers": ["x"] } })),
+        "dns.nameservers: expected a list of addresses"
+    );
+    assert_eq!(wrong(json!({ "dns": { "domain": [] } })), "dns.domain: expected text");
+    let unknown = json!({ "runtimeConfig": { "dns": { "nameservers": [] } } });
+    assert!(wrong(unknown).starts_with("runtimeConfig.dns: unknown key \"nameservers\""));
+}
+
+#[test]
+fn what_removes_reads_no_more_than_what_it_needs() {
+    let odd =
+        network(&json!({ "polcy": 7, "runtimeConfig": 7, "limits": 7, "dns": 7 })).to_string();
+    for command in [Command::Del, Command::Gc] {
+        assert_eq!(Config::read(&odd, command).unwrap().name, "net");
+    }
+    for command in [Command::Add, Command::Status] {
+        assert_eq!(Config::read(&odd, command).unwrap_err().1.code, Code::Config);
     }
 }
