@@ -4,6 +4,7 @@
 
 mod account;
 mod boot_args;
+mod destination;
 mod egress;
 mod egress_policy;
 mod execution;
@@ -27,8 +28,9 @@ pub use crate::address::{
 pub use crate::workload::{Container, Function, Kind, Pod, Workload};
 pub use account::{Account, AccountError, AccountName, SlotAccounts, SlotAccountsError};
 pub use boot_args::{BootArgs, BootArgsError};
+pub use destination::{Destination, DestinationError, Place};
 pub use egress::{Egress, EgressError};
-pub use egress_policy::{Destination, DestinationError, EgressPolicy, Place};
+pub use egress_policy::EgressPolicy;
 pub use execution::{
     Accelerator, Dns, Execution, ExecutionConflict, OutOfRange, Queues, TooManyServers, Vcpus, Vmm,
 };
