@@ -350,7 +350,7 @@ impl Way<'_> {
     /// Returns whether the guest's policy names the destination as one that it reaches; `None` if it does not name it.
     fn by_policy(&mut self, chain: &'static str) -> Option<bool> {
         let Packet { to, protocol, port, .. } = self.packet;
-        let to = Block::of_packet(to, protocol.number(), Some(port));
+        let to = Block::of_packet(to.into(), protocol.number(), Some(port));
         let (entry, allowed) = reach::deciding(self.facts.policy?, to, self.facts.is_local)?;
         self.hint = Some(format!("to allow it, take {entry} from network.egress.deny"));
         let text = if allowed {

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{
     address::Family,
@@ -48,7 +48,7 @@ pub enum Flows {
     /// The same flows of every guest of this range that no [`Self::Sent`] is for.
     SentByOthers {
         /// The guests' addresses.
-        guests: Ipv4Net,
+        guests: IpNet,
         /// True if the destination is the host itself.
         host: bool,
         /// The destinations.
@@ -57,7 +57,7 @@ pub enum Flows {
     /// Flows that others than the host sent to a guest of this range by its own address.
     Direct {
         /// The guests' addresses.
-        guests: Ipv4Net,
+        guests: IpNet,
     },
     /// Flows sent to these ports and not translated at all: those of clients that began before the exposure. Flows that
     /// another program translates or masquerades stay.
@@ -82,7 +82,10 @@ impl Flows {
                 Family::of(*guest)
             }
             Self::Untranslated { family, .. } => *family,
-            Self::SentByOthers { .. } | Self::Direct { .. } => Family::V4,
+            Self::SentByOthers { guests, .. } | Self::Direct { guests } => match guests {
+                IpNet::V4(_) => Family::V4,
+                IpNet::V6(_) => Family::V6,
+            },
         }
     }
 
@@ -139,11 +142,11 @@ impl Flows {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tracked {
     /// The address that it was sent from.
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// The address that it was sent to.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// The address that answers: another one if the destination was translated.
-    pub answerer: Ipv4Addr,
+    pub answerer: IpAddr,
     /// The protocol (IANA).
     pub protocol: u8,
     /// The port that answers, if the protocol has ports.
@@ -155,8 +158,8 @@ pub struct Tracked {
 #[derive(Debug, Default)]
 pub struct SentFlows {
     by_guest: BTreeMap<IpAddr, Vec<(bool, Block)>>,
-    by_others: Vec<(Ipv4Net, bool, Block)>,
-    direct: Vec<Ipv4Net>,
+    by_others: Vec<(IpNet, bool, Block)>,
+    direct: Vec<IpNet>,
 }
 
 impl SentFlows {
@@ -188,7 +191,7 @@ impl SentFlows {
 
     /// Reports whether a flow is among these, on a host with these addresses.
     #[must_use]
-    pub fn have(&self, flow: &Tracked, of_host: &BTreeSet<Ipv4Addr>) -> bool {
+    pub fn have(&self, flow: &Tracked, of_host: &BTreeSet<IpAddr>) -> bool {
         let Tracked { from, to, answerer, protocol, port } = *flow;
         if of_host.contains(&from) {
             return false;
@@ -204,7 +207,7 @@ impl SentFlows {
             return false;
         }
         let packet = Block::of_packet(answerer, protocol, port);
-        match self.by_guest.get(&from.into()) {
+        match self.by_guest.get(&from) {
             Some(blocks) => blocks.iter().any(|(at, block)| *at == host && block.contains(&packet)),
             None => self.by_others.iter().any(|(guests, at, block)| {
                 *at == host && guests.contains(&from) && block.contains(&packet)
@@ -225,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_flow_is_judged_by_who_sent_it_and_what_it_leads_to() {
-        let guests: Ipv4Net = "10.231.0.0/16".parse().unwrap();
+        let guests: IpNet = "10.231.0.0/16".parse().unwrap();
         let network = |net: &str| Block::of_network(net.parse().unwrap());
         let named = [10, 231, 0, 2];
         let sent = SentFlows::of(
@@ -237,8 +240,7 @@ mod tests {
             ]
             .into(),
         );
-        let of_host =
-            [[192, 168, 7, 1], [10, 231, 0, 1], [10, 231, 0, 5]].map(Ipv4Addr::from).into();
+        let of_host = [[192, 168, 7, 1], [10, 231, 0, 1], [10, 231, 0, 5]].map(IpAddr::from).into();
         let other = [10, 231, 0, 6];
         let (node, gateway, client) = ([192, 168, 7, 1], [10, 231, 0, 1], [192, 168, 7, 2]);
         for (flow, expected) in [
@@ -265,6 +267,38 @@ mod tests {
         ] {
             let (from, to, answerer) = flow;
             let flow = tracked(from, to, answerer, 80);
+            assert_eq!(sent.have(&flow, &of_host), expected, "{flow:?}");
+        }
+    }
+
+    #[test]
+    fn flows_of_ipv6_are_told_apart_as_well() {
+        let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let guests: IpNet = "fd52:494b::/64".parse().unwrap();
+        let named = address("fd52:494b::3");
+        let network = |net: &str| Block::of_network(net.parse().unwrap());
+        let sent = SentFlows::of(
+            &[
+                Flows::Sent { guest: named, host: false, to: network("2001:db8:9::/48") },
+                Flows::SentByOthers { guests, host: false, to: network("fd00::/8") },
+                Flows::Direct { guests },
+            ]
+            .into(),
+        );
+        assert_eq!(Flows::Direct { guests }.family(), Family::V6);
+        let of_host = ["2001:db8:7::1", "fd52:494b::2"].map(address).into();
+        let (node, other) = ("2001:db8:7::1", "fd52:494b::5");
+        for (from, to, answerer, expected) in [
+            ("fd52:494b::3", "2001:db8:9::1", "2001:db8:9::1", true),
+            ("fd52:494b::3", "2001:db8:8::1", "2001:db8:8::1", false),
+            (other, "fd99::1", "fd99::1", true),
+            (other, "2001:db8:9::1", "2001:db8:9::1", false),
+            (other, node, "fd52:494b::3", false),
+            ("2001:db8:7::2", "fd52:494b::3", "fd52:494b::3", true),
+            ("fd52:494b::2", "fd52:494b::3", "fd52:494b::3", false),
+        ] {
+            let [from, to, answerer] = [from, to, answerer].map(address);
+            let flow = Tracked { from, to, answerer, protocol: 6, port: Some(80) };
             assert_eq!(sent.have(&flow, &of_host), expected, "{flow:?}");
         }
     }

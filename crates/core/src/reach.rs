@@ -1,228 +1,100 @@
 //! The reach of one guest: what it may send packets to, as blocks of destinations that do not overlap.
 
+mod block;
 mod idle;
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-    ops::RangeInclusive,
-};
+use std::{fmt, net::IpAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use block::family_of;
 
 use crate::{
-    firewall::{Entry, MAIL, NAME_SERVERS, SPECIAL_RANGES},
-    model::{Destination, Egress, EgressPolicy, NameRule, Place, PortRange, Protocol},
+    firewall::{Entry, MAIL, NAME_SERVERS, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
+    model::{Destination, Egress, EgressPolicy, Family, NameRule, Place, PortRange, Protocol},
 };
 
+pub use block::Block;
 pub use idle::{Idle, IdleReason, idle};
 
-/// The place of each range in a [`Block`].
-const ADDRESSES: usize = 0;
-const PROTOCOLS: usize = 1;
-const PORTS: usize = 2;
+/// The destinations of one family that one chain decides about: those beyond the host, or those of the host itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scope {
+    family: Family,
+    host: bool,
+}
 
-/// A block of destinations: a range of IPv4 addresses, one of protocols, and one of ports. A protocol without ports has every
-/// port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Block([(u32, u32); 3]);
+impl Scope {
+    const ALL: [Self; 4] = [
+        Self { family: Family::V4, host: false },
+        Self { family: Family::V4, host: true },
+        Self { family: Family::V6, host: false },
+        Self { family: Family::V6, host: true },
+    ];
 
-impl Block {
-    /// Everything.
-    pub const EVERYTHING: Self = Self([(0, u32::MAX), (0, 255), (0, 65_535)]);
-    /// Nothing: no destination is in it.
-    pub const NOTHING: Self = Self([(1, 0); 3]);
-
-    /// Returns the block of these addresses, with every protocol and port.
-    #[must_use]
-    pub fn of_network(network: Ipv4Net) -> Self {
-        let (first, last) = (network.network().to_bits(), network.broadcast().to_bits());
-        Self::EVERYTHING.with(ADDRESSES, (first, last))
-    }
-
-    /// Returns the block that is one destination. `port` is the destination's port; `None` if the protocol has none.
-    #[must_use]
-    pub fn of_packet(to: Ipv4Addr, protocol: u8, port: Option<u16>) -> Self {
-        let one = |number: u32| (number, number);
-        let port = port.map_or(0, u32::from);
-        Self([one(to.to_bits()), one(protocol.into()), one(port)])
-    }
-
-    /// Returns the same addresses, for these ports of this protocol.
-    #[must_use]
-    pub fn to_ports(self, protocol: Protocol, ports: PortRange) -> Self {
-        self.by(protocol).with(PORTS, (ports.first().into(), ports.last().into()))
-    }
-
-    /// Returns the same addresses and ports, of this protocol.
-    #[must_use]
-    pub fn by(self, protocol: Protocol) -> Self {
-        let number = protocol.number().into();
-        self.with(PROTOCOLS, (number, number))
-    }
-
-    /// Returns the block with these first and last values; `None` if one of the ranges is reversed, or not one of this kind.
-    #[must_use]
-    pub fn between(addresses: (u32, u32), protocols: (u8, u8), ports: (u16, u16)) -> Option<Self> {
-        let protocols = (protocols.0.into(), protocols.1.into());
-        let block = Self([addresses, protocols, (ports.0.into(), ports.1.into())]);
-        block.0.iter().all(|(first, last)| first <= last).then_some(block)
-    }
-
-    const fn with(mut self, place: usize, range: (u32, u32)) -> Self {
-        self.0[place] = range;
-        self
-    }
-
-    /// Returns the addresses.
-    #[must_use]
-    pub fn addresses(&self) -> RangeInclusive<Ipv4Addr> {
-        let (first, last) = self.0[ADDRESSES];
-        first.into()..=last.into()
-    }
-
-    /// Returns the protocols (IANA).
-    #[must_use]
-    pub fn protocols(&self) -> RangeInclusive<u8> {
-        let number = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
-        let (first, last) = self.0[PROTOCOLS];
-        number(first)..=number(last)
-    }
-
-    /// Returns the ports.
-    #[must_use]
-    pub fn ports(&self) -> RangeInclusive<u16> {
-        let port = |port: u32| u16::try_from(port).unwrap_or(u16::MAX);
-        let (first, last) = self.0[PORTS];
-        port(first)..=port(last)
-    }
-
-    /// Reports whether every destination of the other block is in this one.
-    #[must_use]
-    pub fn contains(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).all(|(a, b)| a.0 <= b.0 && b.1 <= a.1)
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).all(|(a, b)| a.0 <= b.1 && b.0 <= a.1)
-    }
-
-    /// Returns the blocks that together are this one without the other.
-    fn without(mut self, other: &Self) -> Vec<Self> {
-        if !self.overlaps(other) {
-            return vec![self];
-        }
-        let mut rest = Vec::new();
-        for place in [ADDRESSES, PROTOCOLS, PORTS] {
-            let ((first, last), (from, to)) = (self.0[place], other.0[place]);
-            if first < from {
-                rest.push(self.with(place, (first, from - 1)));
+    /// Returns the addresses of a place, if it is in this scope. The host has every address.
+    fn network(self, place: Place) -> Option<IpNet> {
+        match place {
+            Place::Network(network) => {
+                Some(network).filter(|_| !self.host && family_of(network) == self.family)
             }
-            if to < last {
-                rest.push(self.with(place, (to + 1, last)));
-            }
-            self = self.with(place, (first.max(from), last.min(to)));
+            Place::Host => self.host.then(|| match self.family {
+                Family::V4 => Ipv4Net::default().into(),
+                Family::V6 => Ipv6Net::default().into(),
+            }),
         }
-        rest
+    }
+
+    /// Returns the blocks of some destinations.
+    fn blocks(self, all: &[Destination]) -> impl Iterator<Item = Block> {
+        all.iter().flat_map(move |to| blocks(to, self))
     }
 }
 
-impl fmt::Display for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fn range<T: fmt::Display + PartialEq>(
-            f: &mut fmt::Formatter<'_>,
-            range: &RangeInclusive<T>,
-        ) -> fmt::Result {
-            if range.start() == range.end() {
-                write!(f, "{}", range.start())
-            } else {
-                write!(f, "{}-{}", range.start(), range.end())
-            }
-        }
-        range(f, &self.addresses())?;
-        if self.0[PORTS] != Self::EVERYTHING.0[PORTS] {
-            f.write_str(":")?;
-            range(f, &self.ports())?;
-        }
-        if self.0[PROTOCOLS] != Self::EVERYTHING.0[PROTOCOLS] {
-            let (first, last) = self.0[PROTOCOLS];
-            let is_known = |known: &Protocol| first == last && first == u32::from(known.number());
-            let known = Protocol::ALL.into_iter().find(is_known);
-            if let Some(protocol) = known {
-                write!(f, "/{protocol}")?;
-            } else {
-                f.write_str("/")?;
-                range(f, &self.protocols())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Returns the blocks of the destinations that a policy names at this kind of place, each with whether it is allowed. No two of
+/// Returns the blocks of the destinations that a policy names in this scope, each with whether it is allowed. No two of
 /// them overlap, so it does not matter in which order a firewall asks for them: what is denied and allowed is denied.
-fn named(policy: &EgressPolicy, place: fn(Place) -> Option<Ipv4Net>) -> Vec<(Block, bool)> {
-    let blocks = |all: &[Destination], allowed: bool| -> Vec<_> {
-        all.iter().flat_map(|to| blocks(to, place)).map(|block| (block, allowed)).collect()
-    };
-    separate([blocks(policy.deny(), false), blocks(policy.allow(), true)].concat())
+fn named(policy: &EgressPolicy, scope: Scope) -> Vec<(Block, bool)> {
+    let denied = scope.blocks(policy.deny()).map(|block| (block, false));
+    let allowed = scope.blocks(policy.allow()).map(|block| (block, true));
+    separate(denied.chain(allowed).collect())
 }
 
 /// Returns the entry of a policy that decides about a destination, with whether it allows it; `None` if none names it. `at_host`
 /// tells whether the host itself has the address.
 #[must_use]
 pub fn deciding(policy: &EgressPolicy, to: Block, at_host: bool) -> Option<(Destination, bool)> {
-    let place = if at_host { host } else { network };
-    let names = |entry: &&Destination| blocks(entry, place).iter().any(|block| block.contains(&to));
+    let scope = Scope { family: to.family(), host: at_host };
+    let names = |entry: &&Destination| blocks(entry, scope).iter().any(|block| block.contains(&to));
     let denied = policy.deny().iter().find(names).map(|entry| (*entry, false));
     denied.or_else(|| policy.allow().iter().find(names).map(|entry| (*entry, true)))
 }
 
-/// Returns the number of blocks of a policy: lists that overlap much have many more than destinations.
+/// Returns the number of blocks of a policy: lists that overlap much have many more than destinations. Those of the host are
+/// the same in both families, and count once.
 #[must_use]
 pub fn count(policy: &EgressPolicy) -> usize {
-    named(policy, network).len() + named(policy, host).len()
+    let counts = |scope: &Scope| !scope.host || scope.family == Family::V4;
+    Scope::ALL.into_iter().filter(counts).map(|scope| named(policy, scope).len()).sum()
 }
 
-/// Returns the entries of a policy for this guest.
+/// Returns the entries of a policy for this address of a guest: its default, and the destinations of the same family.
 #[must_use]
 pub fn entries(policy: &EgressPolicy, guest: IpAddr) -> Vec<Entry> {
-    let of = |host, place| {
-        let named = named(policy, place).into_iter();
+    let of = |host| {
+        let named = named(policy, Scope { family: Family::of(guest), host }).into_iter();
         named.map(move |(block, allowed)| Entry::Reach { guest, host, block, allowed })
     };
     let first = policy.default_reach().map(|reach| Entry::Policy { guest, reach });
-    first.into_iter().chain(of(false, network)).chain(of(true, host)).collect()
+    first.into_iter().chain(of(false)).chain(of(true)).collect()
 }
 
-/// Returns the entry of a policy for a guest's address of IPv6: its default, or no reach at all if it names destinations,
-/// which are of IPv4. `None` if it has neither.
-#[must_use]
-pub fn entry_v6(policy: &EgressPolicy, guest: IpAddr) -> Option<Entry> {
-    let names_none = policy.allow().is_empty() && policy.deny().is_empty();
-    let reach = if names_none { policy.default_reach() } else { Some(Egress::None) };
-    reach.map(|reach| Entry::Policy { guest, reach })
-}
-
-/// Returns the networks' part of a policy.
-const fn network(place: Place) -> Option<Ipv4Net> {
-    match place {
-        Place::Network(network) => Some(network),
-        Place::Host => None,
-    }
-}
-
-/// Returns the host's part of a policy, which has every address.
-fn host(place: Place) -> Option<Ipv4Net> {
-    (place == Place::Host).then(Ipv4Net::default)
-}
-
-/// Returns the blocks that a guest with these entries does not reach: beyond the host, or of the host itself. `of_node` is the
-/// reach of guests whose policy names none.
+/// Returns the blocks of a family that a guest with these entries does not reach: beyond the host, or of the host itself.
+/// `of_node` is the reach of guests whose policy names none.
 #[must_use]
 pub fn refused<'a>(
     entries: impl IntoIterator<Item = &'a Entry>,
     of_node: Egress,
+    family: Family,
     at_host: bool,
 ) -> Vec<Block> {
     let (mut egress, mut all) = (of_node, Vec::new());
@@ -235,7 +107,7 @@ pub fn refused<'a>(
             _ => {}
         }
     }
-    all.extend(if at_host { of_egress_to_host(egress) } else { of_egress(egress) });
+    all.extend(if at_host { of_egress_to_host(egress, family) } else { of_egress(egress, family) });
     let all = separate(all).into_iter();
     all.filter(|(_, allowed)| !allowed).map(|(block, _)| block).collect()
 }
@@ -261,15 +133,20 @@ pub fn widening(policy: &EgressPolicy, of_node: Egress) -> Option<Widening> {
     };
     let default = policy.default_reach().filter(|reach| rank(*reach) > rank(of_node));
     // What is allowed is reached by any interface, and not only by the uplinks.
-    let mut beyond = refused(&[], of_node, false);
-    beyond.extend(SPECIAL_RANGES.map(Block::of_network));
+    let beyond = |family| {
+        let mut beyond = refused(&[], of_node, family, false);
+        beyond.extend(special(family));
+        beyond
+    };
+    let beyond = [beyond(Family::V4), beyond(Family::V6)].concat();
     let names = NAME_SERVERS.map(|(_, port)| PortRange::single(port));
     let is_wider = |to: &&Destination| match (to.place(), of_node) {
         (Place::Host, Egress::All) => false,
         (Place::Host, Egress::Internet) => !names.contains(&to.ports()),
         (Place::Host, _) => true,
-        (Place::Network(_), _) => {
-            blocks(to, network).iter().any(|block| beyond.iter().any(|no| no.overlaps(block)))
+        (Place::Network(network), _) => {
+            let own = blocks(to, Scope { family: family_of(network), host: false });
+            own.iter().any(|block| beyond.iter().any(|no| no.overlaps(block)))
         }
     };
     let allow = || policy.allow().iter().find(is_wider).copied().map(Widening::Allow);
@@ -298,40 +175,59 @@ impl fmt::Display for Widening {
     }
 }
 
+/// Returns the blocks of a family that are not public.
+fn special(family: Family) -> Vec<Block> {
+    match family {
+        Family::V4 => SPECIAL_RANGES.map(|range| Block::of_network(range.into())).into(),
+        Family::V6 => {
+            let tunnels = SPECIAL_RANGES_V6.map(|range| Block::of_network(range.into()));
+            let public = Block::of_network(PUBLIC_V6.into());
+            [tunnels.into(), Block::everything(family).without(&public)].concat()
+        }
+    }
+}
+
 /// Returns the blocks of a reach, the first of those that overlap first.
-fn of_egress(egress: Egress) -> Vec<(Block, bool)> {
+fn of_egress(egress: Egress, family: Family) -> Vec<(Block, bool)> {
+    let everything = Block::everything(family);
     let port = |(protocol, port): (Protocol, u16)| {
         let ports = PortRange::single(port)?;
-        Some(Block::EVERYTHING.to_ports(protocol, ports))
+        Some(everything.to_ports(protocol, ports))
     };
-    let rest = |allowed| (Block::EVERYTHING, allowed);
+    let rest = |allowed| (everything, allowed);
     match egress {
         Egress::All => vec![rest(true)],
         Egress::None => vec![rest(false)],
         Egress::Internet => {
             let names = NAME_SERVERS.into_iter().filter_map(port).map(|block| (block, true));
             let mail = port(MAIL).map(|block| (block, false));
-            let special = SPECIAL_RANGES.map(|range| (Block::of_network(range), false));
+            let special = special(family).into_iter().map(|block| (block, false));
             names.chain(mail).chain(special).chain([rest(true)]).collect()
         }
     }
 }
 
 /// Returns the blocks of a reach at the host itself, the first of those that overlap first. An echo request is answered.
-fn of_egress_to_host(egress: Egress) -> Vec<(Block, bool)> {
-    /// `IPPROTO_ICMP`.
-    const ICMP: u32 = 1;
-    let echo = (Block::EVERYTHING.with(PROTOCOLS, (ICMP, ICMP)), true);
+fn of_egress_to_host(egress: Egress, family: Family) -> Vec<(Block, bool)> {
+    /// `IPPROTO_ICMP` and `IPPROTO_ICMPV6`.
+    const ICMP: u8 = 1;
+    const ICMP_V6: u8 = 58;
+    let everything = Block::everything(family);
+    let echo = everything.by_number(match family {
+        Family::V4 => ICMP,
+        Family::V6 => ICMP_V6,
+    });
     let names = (egress == Egress::Internet).then_some(NAME_SERVERS).into_iter().flatten();
     let names = names.filter_map(|(protocol, port)| {
-        Some((Block::EVERYTHING.to_ports(protocol, PortRange::single(port)?), true))
+        Some((everything.to_ports(protocol, PortRange::single(port)?), true))
     });
-    [echo].into_iter().chain(names).chain([(Block::EVERYTHING, egress == Egress::All)]).collect()
+    let rest = (everything, egress == Egress::All);
+    [(echo, true)].into_iter().chain(names).chain([rest]).collect()
 }
 
-/// Returns the blocks of one destination, if it is at such a place.
-fn blocks(to: &Destination, place: fn(Place) -> Option<Ipv4Net>) -> Vec<Block> {
-    let Some(network) = place(to.place()) else { return vec![] };
+/// Returns the blocks of one destination, if it is in this scope.
+fn blocks(to: &Destination, scope: Scope) -> Vec<Block> {
+    let Some(network) = scope.network(to.place()) else { return vec![] };
     let all = Block::of_network(network);
     match (to.protocol(), to.ports()) {
         (None, None) => vec![all],
@@ -368,14 +264,23 @@ mod tests {
 
     use super::*;
 
+    const V4: Scope = Scope { family: Family::V4, host: false };
+    const V6: Scope = Scope { family: Family::V6, host: false };
+
+    fn of(v6: bool, ranges: [(u128, u128); 3]) -> Block {
+        let everything = Block::everything(if v6 { Family::V6 } else { Family::V4 });
+        (0..).zip(ranges).fold(everything, |block, (place, range)| block.with(place, range))
+    }
+
     /// Small ranges, so that random ones overlap often.
     fn block() -> impl Strategy<Value = Block> {
-        let range = || (0_u32..8, 0_u32..8).prop_map(|(a, b)| (a.min(b), a.max(b)));
-        (range(), range(), range()).prop_map(|(a, b, c)| Block([a, b, c]))
+        let range = || (0_u128..8, 0_u128..8).prop_map(|(a, b)| (a.min(b), a.max(b)));
+        (any::<bool>(), range(), range(), range()).prop_map(|(v6, a, b, c)| of(v6, [a, b, c]))
     }
 
     fn point() -> impl Strategy<Value = Block> {
-        (0_u32..8, 0_u32..8, 0_u32..8).prop_map(|(a, b, c)| Block([(a, a), (b, b), (c, c)]))
+        let point = (any::<bool>(), 0_u128..8, 0_u128..8, 0_u128..8);
+        point.prop_map(|(v6, a, b, c)| of(v6, [(a, a), (b, b), (c, c)]))
     }
 
     proptest! {
@@ -408,27 +313,70 @@ mod tests {
     fn what_is_denied_is_no_longer_allowed() {
         let policy = policy(None, &["10.0.0.0/8:443/tcp", "host:9000"], &["10.0.0.0/9"]);
         assert_eq!(
-            written(named(&policy, network)),
+            written(named(&policy, V4)),
             ["10.0.0.0-10.127.255.255 false", "10.128.0.0-10.255.255.255:443/tcp true"]
         );
         assert_eq!(
-            written(named(&policy, host)),
+            written(named(&policy, Scope { host: true, ..V4 })),
             ["0.0.0.0-255.255.255.255:9000/tcp true", "0.0.0.0-255.255.255.255:9000/udp true"]
         );
     }
 
     #[test]
+    fn each_family_has_its_own_destinations() {
+        let policy = policy(
+            Some(Egress::None),
+            &["2001:db8::/32", "[2001:db8::1:0]:443/tcp", "10.0.0.0/8", "host:53/udp"],
+            &["2001:db8::/33", "[fd00::/8]:80"],
+        );
+        assert_eq!(
+            written(named(&policy, V6)),
+            [
+                "2001:db8::-2001:db8:7fff:ffff:ffff:ffff:ffff:ffff false",
+                "[fd00::-fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:80/tcp false",
+                "[fd00::-fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:80/udp false",
+                "2001:db8:8000::-2001:db8:ffff:ffff:ffff:ffff:ffff:ffff true",
+            ]
+        );
+        assert_eq!(written(named(&policy, V4)), ["10.0.0.0-10.255.255.255 true"]);
+        assert_eq!(count(&policy), 6);
+        let entries = |guest: &str| entries(&policy, guest.parse().unwrap());
+        assert_eq!((entries("10.231.0.2").len(), entries("fd52:494b::3").len()), (3, 6));
+    }
+
+    #[test]
+    fn the_internet_of_ipv6_is_what_is_public() {
+        let all = refused([], Egress::Internet, Family::V6, false);
+        let is_refused = |to: &str, protocol, port| {
+            let packet = Block::of_packet(to.parse().unwrap(), protocol, Some(port));
+            all.iter().any(|block| block.contains(&packet))
+        };
+        assert!(!is_refused("2600::1", 6, 443));
+        assert!(is_refused("2600::1", 6, 25));
+        for to in ["fd00::1", "fe80::1", "::1", "ff02::1", "64:ff9b::a00:1", "2001::1", "2002::1"] {
+            assert!(is_refused(to, 6, 443), "{to}");
+            assert!(!is_refused(to, 17, 53), "{to}");
+        }
+        let at_host = refused([], Egress::None, Family::V6, true);
+        let packet = |number| Block::of_packet("fe80::1".parse().unwrap(), number, Some(53));
+        let is_refused_at_host = |n| at_host.iter().any(|block| block.contains(&packet(n)));
+        assert!(!is_refused_at_host(58) && is_refused_at_host(17) && is_refused_at_host(1));
+    }
+
+    #[test]
     fn what_a_guest_does_not_reach_is_the_rest() {
-        let guest = Ipv4Addr::new(10, 231, 0, 2).into();
+        let guest = [10, 231, 0, 2].into();
         let is_refused = |policy: Option<&EgressPolicy>, of_node, to: &str, protocol, port| {
             let packet = Block::of_packet(to.parse().unwrap(), protocol, Some(port));
             let entries: Vec<_> = policy.map(|p| entries(p, guest)).into_iter().flatten().collect();
-            refused(&entries, of_node, false).iter().any(|block| block.contains(&packet))
+            refused(&entries, of_node, Family::V4, false)
+                .iter()
+                .any(|block| block.contains(&packet))
         };
         let is_refused_at_host = |policy: Option<&EgressPolicy>, of_node, protocol, port| {
             let packet = Block::of_packet([192, 168, 7, 1].into(), protocol, Some(port));
             let entries: Vec<_> = policy.map(|p| entries(p, guest)).into_iter().flatten().collect();
-            refused(&entries, of_node, true).iter().any(|block| block.contains(&packet))
+            refused(&entries, of_node, Family::V4, true).iter().any(|block| block.contains(&packet))
         };
         assert!(!is_refused_at_host(None, Egress::Internet, 17, 53));
         assert!(!is_refused_at_host(None, Egress::None, 1, 0));
@@ -459,6 +407,11 @@ mod tests {
         };
         let (internet, all, none) = (Egress::Internet, Egress::All, Egress::None);
         assert_eq!(said(Some(none), &["1.1.1.1:443", "1.1.1.1:53", "host:53/udp"], internet), None);
+        assert_eq!(
+            said(None, &["2600::/16", "[2600::1]:53"], internet).unwrap(),
+            "allow 2600::/16"
+        );
+        assert_eq!(said(None, &["[2600::1]:443", "[2600::1]:53"], internet), None);
         assert_eq!(said(Some(internet), &[], internet), None);
         assert_eq!(said(Some(all), &["1.0.0.0/8", "host"], all), None);
         assert_eq!(said(None, &["10.0.0.0/8"], all).unwrap(), "allow 10.0.0.0/8");
@@ -470,6 +423,10 @@ mod tests {
             "0.0.0.0/0",
             "169.254.169.254",
             "1.1.1.1:25/tcp",
+            "fd00::/8",
+            "[64:ff9b::a00:1]:443",
+            "::/0",
+            "[2600::1]:25/tcp",
             "host:22",
             "host",
         ] {

@@ -139,6 +139,14 @@ pub mod nftables {
     /// See [`EXPOSURES_V6`].
     pub const HAIRPIN_V6: &str = "hairpin6";
     /// See [`EXPOSURES_V6`].
+    pub const POLICIES_V6: &str = "policies6";
+    /// See [`EXPOSURES_V6`].
+    pub const HOST_POLICIES_V6: &str = "host-policies6";
+    /// See [`EXPOSURES_V6`].
+    pub const POLICY_V6: &str = "policy6-";
+    /// See [`EXPOSURES_V6`].
+    pub const HOST_POLICY_V6: &str = "host-policy6-";
+    /// See [`EXPOSURES_V6`].
     pub const REACH_INTERNET_V6: &str = "reach-internet6";
     /// See [`EXPOSURES_V6`].
     pub const REACH_ALL_V6: &str = "reach-all6";

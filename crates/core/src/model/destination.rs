@@ -1,10 +1,15 @@
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{PortRange, PortRangeError, Protocol};
 
-/// Destinations that a policy names: `<place>`, `<place>:<ports>`, either with `/tcp` or `/udp`.
+/// Destinations that a policy names: `<place>`, `<place>:<ports>`, either with `/tcp` or `/udp`. A place of IPv6 that has ports
+/// stands in brackets: `[2001:db8::/32]:443`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {
     place: Place,
@@ -15,8 +20,8 @@ pub struct Destination {
 /// The place of a [`Destination`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// Addresses beyond the host: `10.0.5.0/24`, or one address.
-    Network(Ipv4Net),
+    /// Addresses beyond the host: `10.0.5.0/24`, `2001:db8::/32`, or one address.
+    Network(IpNet),
     /// The host itself, by any of its addresses: `host`.
     Host,
 }
@@ -24,9 +29,9 @@ pub enum Place {
 /// The reason why a text is not a [`Destination`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DestinationError {
-    /// The place is neither an IPv4 network nor `host`.
+    /// The place is neither a network nor `host`.
     #[error(
-        "{text:?} is not a destination such as 10.0.5.0/24, 192.0.2.7:443, 10.0.5.0/24:5000-5010/tcp or host:9000/tcp"
+        "{text:?} is not a destination such as 10.0.5.0/24, 192.0.2.7:443, 10.0.5.0/24:5000-5010/tcp, 2001:db8::/32, [2001:db8::1]:443 or host:9000/tcp"
     )]
     Syntax {
         /// The text as given.
@@ -34,7 +39,7 @@ pub enum DestinationError {
     },
     /// The place is a name.
     #[error(
-        "{place:?} is a name, which only `allow` of a definition takes: here, write IPv4 addresses, networks or \"host\""
+        "{place:?} is a name, which only `allow` of a definition takes: here, write addresses, networks or \"host\""
     )]
     Name {
         /// The name.
@@ -42,25 +47,55 @@ pub enum DestinationError {
     },
     /// The place is another function.
     #[error(
-        "{place:?} is a function; destinations are names, IPv4 addresses, networks and \"host\" as yet"
+        "{place:?} is a function; destinations are names, addresses, networks and \"host\" as yet"
     )]
     Function {
         /// The text as given.
         place: String,
     },
-    /// The place is an IPv6 address.
-    #[error("{text:?} has an IPv6 address, which is not supported yet")]
-    Ipv6 {
+    /// The end is a part of an IPv6 address, or a port.
+    #[error(
+        "{text:?} may be an address, or an address and a port: write {port} for the port, or {address} for the address"
+    )]
+    Ambiguous {
         /// The text as given.
         text: String,
+        /// The text that has a port.
+        port: String,
+        /// The text that is an address.
+        address: String,
+    },
+    /// An IPv6 address has ports, and no brackets.
+    #[error("{text:?} has ports after an IPv6 address: write {meant}")]
+    Brackets {
+        /// The text as given.
+        text: String,
+        /// The text with brackets.
+        meant: String,
+    },
+    /// The address has a zone, as one of a link may (RFC 4007).
+    #[error(
+        "{text:?} names an interface: nothing is forwarded to addresses of a link, so write none"
+    )]
+    Zone {
+        /// The text as given.
+        text: String,
+    },
+    /// The address is one of IPv4, in a form of IPv6 that no packet has.
+    #[error("{found} is written as IPv6 and means IPv4: write {meant}")]
+    Mapped {
+        /// The network as given.
+        found: Ipv6Net,
+        /// The same in the form of IPv4.
+        meant: Ipv4Net,
     },
     /// The address has bits beyond the length of the prefix.
     #[error("{found} has bits beyond its prefix: write {meant}, or an address without a prefix")]
     HostBits {
         /// The network as given.
-        found: Ipv4Net,
+        found: IpNet,
         /// The network of this prefix.
-        meant: Ipv4Net,
+        meant: IpNet,
     },
     /// The ports are wrong.
     #[error(transparent)]
@@ -121,7 +156,6 @@ impl FromStr for Destination {
     type Err = DestinationError;
 
     fn from_str(text: &str) -> Result<Self, DestinationError> {
-        let syntax = || DestinationError::Syntax { text: text.to_owned() };
         let first = text.split(':').next().unwrap_or_default();
         if first == "function" {
             return Err(DestinationError::Function { place: text.to_owned() });
@@ -130,33 +164,125 @@ impl FromStr for Destination {
             let place = text.split([':', '/']).next().unwrap_or_default().to_owned();
             return Err(DestinationError::Name { place });
         }
-        let is_ipv4 = first.parse::<Ipv4Addr>().is_ok() || first.parse::<Ipv4Net>().is_ok();
-        if text.contains('[') || (text.matches(':').count() > 1 && !is_ipv4) {
-            return Err(DestinationError::Ipv6 { text: text.to_owned() });
-        }
         let (rest, protocol) = Self::split_protocol(text)?;
+        let is_v4 = first.parse::<Ipv4Addr>().is_ok() || first.parse::<Ipv4Net>().is_ok();
+        let has_colons = rest.matches(':').count() > 1 && !is_v4 && first != "host";
+        if rest.contains('[') || has_colons {
+            let protocol_text = text.get(rest.len()..).unwrap_or_default();
+            let (network, ports) = read_v6(rest, protocol_text)?;
+            let ports = ports.map(str::parse).transpose()?;
+            return Ok(Self { place: Place::Network(network.into()), protocol, ports });
+        }
         let (place, ports) = rest.split_once(':').map_or((rest, None), |(a, b)| (a, Some(b)));
         let ports = ports.map(str::parse).transpose()?;
         if place == "host" {
             return Ok(Self { place: Place::Host, protocol, ports });
         }
         let single = || place.parse().map(|address: Ipv4Addr| Ipv4Net::from(address));
-        let network = place.parse().or_else(|_no_prefix| single()).map_err(|_neither| syntax())?;
-        if network.trunc() != network {
-            return Err(DestinationError::HostBits { found: network, meant: network.trunc() });
-        }
-        Ok(Self { place: Place::Network(network), protocol, ports })
+        let network = place.parse().or_else(|_no_prefix| single());
+        let network = network.map_err(|_neither| syntax(text))?;
+        let place = Place::Network(whole(network.into())?);
+        Ok(Self { place, protocol, ports })
     }
+}
+
+fn syntax(text: &str) -> DestinationError {
+    DestinationError::Syntax { text: text.to_owned() }
+}
+
+/// Returns a network if no bit beyond its prefix is set.
+fn whole(network: IpNet) -> Result<IpNet, DestinationError> {
+    if network.trunc() == network {
+        return Ok(network);
+    }
+    Err(DestinationError::HostBits { found: network, meant: network.trunc() })
+}
+
+/// Reads a network of IPv6, or an address, and returns the text of its ports. `protocol` is the text that followed, for
+/// errors.
+///
+/// The length of a prefix, and the brackets, tell where an address ends: `[2001:db8::1]:443`, `[2001:db8::/32]:443`,
+/// `[2001:db8::]/32:443` and `2001:db8::/32:443`. Without both, a port cannot be told from the end of an address.
+fn read_v6<'a>(
+    text: &'a str,
+    protocol: &str,
+) -> Result<(Ipv6Net, Option<&'a str>), DestinationError> {
+    let given = || format!("{text}{protocol}");
+    if text.contains('%') {
+        return Err(DestinationError::Zone { text: given() });
+    }
+    let no_form = || syntax(&given());
+    let (address, length, ports) = if let Some(inside) = text.strip_prefix('[') {
+        let (inside, after) = inside.split_once(']').ok_or_else(no_form)?;
+        match (inside.split_once('/'), after.strip_prefix('/')) {
+            (Some((address, length)), None) => (address, Some(length), ports(after)),
+            (None, Some(after)) => {
+                let (length, rest) = after.split_at(after.find(':').unwrap_or(after.len()));
+                (inside, Some(length), ports(rest))
+            }
+            (None, None) => (inside, None, ports(after)),
+            (Some(_), Some(_)) => return Err(no_form()),
+        }
+    } else if let Some((address, after)) = text.split_once('/') {
+        let (length, rest) = after.split_at(after.find(':').unwrap_or(after.len()));
+        (address, Some(length), ports(rest))
+    } else {
+        refuse_port(text, protocol)?;
+        (text, None, Some(None))
+    };
+    let ports = ports.ok_or_else(no_form)?;
+    let address: Ipv6Addr = address.parse().map_err(|_error| no_form())?;
+    let digits = |text: &str| text.parse::<u8>().ok().filter(|_| !text.starts_with('+'));
+    let length = length.map_or(Some(128), digits).ok_or_else(no_form)?;
+    let network = Ipv6Net::new(address, length).map_err(|_error| no_form())?;
+    whole(network.into())?;
+    if let (Some(mapped), 96..) = (address.to_ipv4_mapped(), length)
+        && let Ok(meant) = Ipv4Net::new(mapped, length - 96)
+    {
+        return Err(DestinationError::Mapped { found: network, meant });
+    }
+    Ok((network, ports))
+}
+
+/// Returns the text of ports, if there are any, after a place; `None` if something else is there.
+fn ports(after: &str) -> Option<Option<&str>> {
+    if after.is_empty() { Some(None) } else { after.strip_prefix(':').map(Some) }
+}
+
+/// Fails if a text without brackets ends with a port, or may.
+fn refuse_port(text: &str, protocol: &str) -> Result<(), DestinationError> {
+    let Some((address, port)) = with_port(text) else { return Ok(()) };
+    let given = format!("{text}{protocol}");
+    let meant = format!("[{address}]:{port}{protocol}");
+    Err(if text.parse::<Ipv6Addr>().is_ok() {
+        let address = format!("[{text}]{protocol}");
+        DestinationError::Ambiguous { text: given, port: meant, address }
+    } else {
+        DestinationError::Brackets { text: given, meant }
+    })
+}
+
+/// Returns the address of IPv6 and the ports that a text without brackets may be.
+fn with_port(text: &str) -> Option<(Ipv6Addr, &str)> {
+    let (address, port) = text.rsplit_once(':')?;
+    port.parse::<PortRange>().ok()?;
+    Some((address.parse().ok()?, port))
 }
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place {
-            Place::Network(network) if network.prefix_len() == 32 => {
-                write!(f, "{}", network.addr())?;
+        let place = match self.place {
+            Place::Network(network) if network.prefix_len() == network.max_prefix_len() => {
+                network.addr().to_string()
             }
-            Place::Network(network) => write!(f, "{network}")?,
-            Place::Host => f.write_str("host")?,
+            Place::Network(network) => network.to_string(),
+            Place::Host => "host".to_owned(),
+        };
+        let is_v6 = matches!(self.place, Place::Network(IpNet::V6(_)));
+        if is_v6 && (self.ports.is_some() || with_port(&place).is_some()) {
+            write!(f, "[{place}]")?;
+        } else {
+            f.write_str(&place)?;
         }
         if let Some(ports) = self.ports {
             write!(f, ":{ports}")?;
@@ -170,6 +296,8 @@ impl fmt::Display for Destination {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -183,8 +311,32 @@ mod tests {
             "0.0.0.0/0:8000-8010/udp",
             "host",
             "host:9000/tcp",
+            "2001:db8::1",
+            "2001:db8::/32",
+            "::/0",
+            "fd00::443",
+            "2001:db8::1/udp",
+            "2001:db8::/32/tcp",
+            "[2001:db8::1]:443",
+            "[2001:db8::1]:443/tcp",
+            "[2001:db8::/32]:443-445/tcp",
+            "[::/0]:53",
+            "[2001:db8::1:443]",
+            "[2001:db8::1:443]/udp",
+            "2001:db8:1:2:3:4:5:443",
         ] {
             assert_eq!(text.parse::<Destination>().unwrap().to_string(), text);
+        }
+        for (text, meant) in [
+            ("[2001:db8::]/32:443/tcp", "[2001:db8::/32]:443/tcp"),
+            ("2001:db8::/32:443", "[2001:db8::/32]:443"),
+            ("[2001:DB8::1]", "2001:db8::1"),
+            ("[2001:db8::1/128]/TCP", "2001:db8::1/tcp"),
+            ("2001:db8::1:443/128", "[2001:db8::1:443]"),
+            ("2001:db8::1:0", "2001:db8::1:0"),
+            ("[::]/0", "::/0"),
+        ] {
+            assert_eq!(text.parse::<Destination>().unwrap().to_string(), meant, "{text}");
         }
         assert_eq!("host:80/TCP".parse::<Destination>().unwrap().to_string(), "host:80/tcp");
         assert_eq!("192.0.2.7/32".parse::<Destination>().unwrap().to_string(), "192.0.2.7");
@@ -193,12 +345,32 @@ mod tests {
     #[test]
     fn what_is_no_destination_is_named() {
         let refused = |text: &str| text.parse::<Destination>().unwrap_err().to_string();
-        let form = "is not a destination such as 10.0.5.0/24, 192.0.2.7:443, 10.0.5.0/24:5000-5010/tcp or host:9000/tcp";
-        for text in ["", "10.0.5", "10.0.5.0/33", ":80", "10.0.5.0/24/8", "1.2.3.4/", "1.2.3.4/-1"]
-        {
+        let form = "is not a destination such as 10.0.5.0/24, 192.0.2.7:443, 10.0.5.0/24:5000-5010/tcp, 2001:db8::/32, [2001:db8::1]:443 or host:9000/tcp";
+        for text in [
+            "",
+            "10.0.5",
+            "10.0.5.0/33",
+            ":80",
+            "10.0.5.0/24/8",
+            "1.2.3.4/",
+            "1.2.3.4/-1",
+            "2001:db8::/129",
+            "2001:db8::/+32",
+            "2001:db8::/",
+            "[2001:db8::",
+            "[2001:db8::1]443",
+            "[2001:db8::1]/",
+            "[2001:db8::/32]/32",
+            "[10.0.5.1]:80",
+            "x[2001:db8::1]:80",
+            "[]:80",
+            "2001:db8:::",
+            "2001:db8::g:1",
+            "1:2:3:4:5:6:7:8:9:80",
+        ] {
             assert_eq!(refused(text), format!("{text:?} {form}"));
         }
-        let name = "is a name, which only `allow` of a definition takes: here, write IPv4 addresses, networks or \"host\"";
+        let name = "is a name, which only `allow` of a definition takes: here, write addresses, networks or \"host\"";
         for (text, place) in [
             ("*.example.org:443", "*.example.org"),
             ("db", "db"),
@@ -209,20 +381,64 @@ mod tests {
             assert_eq!(refused(text), format!("{place:?} {name}"));
         }
         let function =
-            "is a function; destinations are names, IPv4 addresses, networks and \"host\" as yet";
+            "is a function; destinations are names, addresses, networks and \"host\" as yet";
         assert_eq!(refused("function:db:80"), format!("\"function:db:80\" {function}"));
-        assert_eq!(
-            refused("fe80::1"),
-            "\"fe80::1\" has an IPv6 address, which is not supported yet"
-        );
         let ports = "\"80:90\" is neither a port such as 8080 nor a range such as 8000-8010";
         assert_eq!(refused("1.2.3.4:80:90"), ports);
-        assert_eq!(refused("::1"), "\"::1\" has an IPv6 address, which is not supported yet");
         assert_eq!(
             refused("10.0.5.1/24"),
             "10.0.5.1/24 has bits beyond its prefix: write 10.0.5.0/24, or an address without a prefix"
         );
         assert_eq!(refused("10.0.5.0/24/icmp"), "unknown protocol \"icmp\"; tcp and udp are known");
         assert_eq!(refused("host:0"), "port 0 is out of range; ports are 1 to 65535");
+    }
+
+    #[test]
+    fn ports_after_an_address_of_ipv6_need_brackets() {
+        let refused = |text: &str| text.parse::<Destination>().unwrap_err().to_string();
+        for (text, port, address) in [
+            ("2001:db8::1:443", "[2001:db8::1]:443", "[2001:db8::1:443]"),
+            ("::1:80/tcp", "[::1]:80/tcp", "[::1:80]/tcp"),
+        ] {
+            let words = "may be an address, or an address and a port";
+            let meant = format!("write {port} for the port, or {address} for the address");
+            assert_eq!(refused(text), format!("{text:?} {words}: {meant}"));
+        }
+        for (text, meant) in [
+            ("2001:db8::1:8000-8010/udp", "[2001:db8::1]:8000-8010/udp"),
+            ("2001:db8::1:65000", "[2001:db8::1]:65000"),
+            ("1:2:3:4:5:6:7:8:443", "[1:2:3:4:5:6:7:8]:443"),
+        ] {
+            let words = "has ports after an IPv6 address: write";
+            assert_eq!(refused(text), format!("{text:?} {words} {meant}"));
+        }
+        assert_eq!(
+            refused("fe80::1%eth0"),
+            "\"fe80::1%eth0\" names an interface: nothing is forwarded to addresses of a link, so write none"
+        );
+        assert_eq!(
+            refused("[::ffff:10.0.5.0/120]:80"),
+            "::ffff:10.0.5.0/120 is written as IPv6 and means IPv4: write 10.0.5.0/24"
+        );
+        assert_eq!(
+            refused("2001:db8::1/32"),
+            "2001:db8::1/32 has bits beyond its prefix: write 2001:db8::/32, or an address without a prefix"
+        );
+        assert_eq!(refused("[2001:db8::1]:0"), "port 0 is out of range; ports are 1 to 65535");
+    }
+
+    proptest! {
+        #[test]
+        fn every_destination_of_ipv6_reads_back(
+            address: u128, sparse: u128, length in 0_u8..=128, port in 0_u16..3, protocol in 0_usize..3,
+        ) {
+            let network = Ipv6Net::new((address & sparse & sparse.rotate_left(7)).into(), length);
+            let network = network.unwrap().trunc();
+            prop_assume!(network.addr().to_ipv4_mapped().is_none());
+            let ports = PortRange::single(port);
+            let protocol = Destination::WITH_PORTS.get(protocol).copied();
+            let meant = Destination { place: Place::Network(network.into()), protocol, ports };
+            prop_assert_eq!(meant.to_string().parse(), Ok(meant));
+        }
     }
 }

@@ -5,11 +5,13 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
+
 use super::{Desired, LinkDeletion, Observed, Step, rules_stand};
 use crate::{
     firewall::{BaseRuleset, BaseState, Change, Entry, Ruleset, nftables::tables::left_over},
     flows::Flows,
-    model::Slot,
+    model::{Family, Slot},
     reach::{self, Block},
     workload::Fragment,
 };
@@ -132,50 +134,46 @@ fn ended<'a>(
 
 /// Returns the flows that a guest with these entries may not have sent.
 fn refused(guest: IpAddr, entries: &[&Entry], base_ruleset: &BaseRuleset) -> Vec<Flows> {
-    if guest.is_ipv6() {
-        // Destinations of IPv6 are not told apart.
-        return vec![Flows::Guest { guest }];
-    }
+    let family = Family::of(guest);
     let at = |host| {
-        let blocks = reach::refused(entries.iter().copied(), base_ruleset.egress, host);
+        let blocks = reach::refused(entries.iter().copied(), base_ruleset.egress, family, host);
         blocks.into_iter().map(move |to| Flows::Sent { guest, host, to })
     };
     at(false).chain(at(true)).collect()
 }
 
 /// Returns the flows that the rules do not allow, of guests that were there before the rules: other rules stood, or none.
-/// Flows that they allow go on. Of IPv6, all end: their destinations are not told apart.
+/// Flows that they allow go on.
 fn begun_in_a_gap(desired: &Desired, observed: &Observed) -> BTreeSet<Flows> {
     let Some(base_ruleset) = &desired.base_ruleset else { return BTreeSet::new() };
     let stayed =
         |slot: &Slot| observed.links.contains_key(slot) && !desired.beginning.contains(slot);
     let staying = desired.fragments.iter().filter(|(slot, _)| stayed(slot));
-    let (mut with_policy, mut any) = (BTreeMap::<IpAddr, Vec<&Entry>>::new(), false);
-    let mut v6 = Vec::new();
+    let (mut with_policy, mut families) = (BTreeMap::<IpAddr, Vec<&Entry>>::new(), BTreeSet::new());
     for (_, fragment) in staying {
-        any = true;
-        let guests = fragment.addresses.guests().filter(IpAddr::is_ipv6);
-        v6.extend(guests.map(|guest| Flows::Guest { guest }));
+        families.extend(fragment.addresses.guests().map(Family::of));
         let entries = fragment.entries.iter();
         let of_policy =
             entries.filter(|entry| matches!(entry, Entry::Policy { .. } | Entry::Reach { .. }));
-        for entry in of_policy.filter(|entry| entry.guest().is_ipv4()) {
+        for entry in of_policy {
             with_policy.entry(entry.guest()).or_default().push(entry);
         }
     }
-    if !any {
-        return BTreeSet::new();
-    }
-    let guests = desired.pool.v4();
-    let others = [false, true].into_iter().flat_map(|host| {
-        let blocks = reach::refused([], base_ruleset.egress, host).into_iter();
-        blocks.map(move |to| Flows::SentByOthers { guests, host, to })
+    let pools = [Some(desired.pool.v4().into()), desired.pool.v6().map(IpNet::from)];
+    let pools = pools.into_iter().flatten();
+    let pools = pools.filter(|pool: &IpNet| families.contains(&Family::of(pool.addr())));
+    let of_all = pools.flat_map(|guests| {
+        let others = [false, true].into_iter().flat_map(move |host| {
+            let family = Family::of(guests.addr());
+            let blocks = reach::refused([], base_ruleset.egress, family, host).into_iter();
+            blocks.map(move |to| Flows::SentByOthers { guests, host, to })
+        });
+        [Flows::Direct { guests }].into_iter().chain(others)
     });
     // A guest that may reach everything is none of the others either.
     let marked =
         with_policy.keys().map(|&guest| Flows::Sent { guest, host: false, to: Block::NOTHING });
     let with_policy =
         with_policy.iter().flat_map(|(&guest, entries)| refused(guest, entries, base_ruleset));
-    let v4 = [Flows::Direct { guests }].into_iter().chain(others).chain(marked).chain(with_policy);
-    v4.chain(v6).collect()
+    of_all.chain(marked).chain(with_policy).collect()
 }

@@ -2,11 +2,8 @@
 
 use std::fmt;
 
-use super::{Block, blocks, host, network};
-use crate::{
-    firewall::SPECIAL_RANGES,
-    model::{Destination, Egress, EgressPolicy, Place},
-};
+use super::{Block, Scope, block::family_of, blocks, special};
+use crate::model::{Destination, Egress, EgressPolicy, Family, Place};
 
 /// An entry of a policy that changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,11 +57,13 @@ pub fn idle(policy: &EgressPolicy) -> Vec<Idle> {
 }
 
 fn reason(policy: &EgressPolicy, entry: &Destination, allowed: bool) -> Option<IdleReason> {
-    let place = if entry.place() == Place::Host { host } else { network };
-    let all = |list: &[Destination]| -> Vec<Block> {
-        list.iter().flat_map(|to| blocks(to, place)).collect()
+    // What an entry says of the host, it says of both families.
+    let scope = match entry.place() {
+        Place::Host => Scope { family: Family::V4, host: true },
+        Place::Network(network) => Scope { family: family_of(network), host: false },
     };
-    let own = blocks(entry, place);
+    let all = |list: &[Destination]| -> Vec<Block> { scope.blocks(list).collect() };
+    let own = blocks(entry, scope);
     if allowed {
         let denied = all(policy.deny());
         let rest = denied.iter().fold(own.clone(), |rest, no| {
@@ -74,9 +73,8 @@ fn reason(policy: &EgressPolicy, entry: &Destination, allowed: bool) -> Option<I
             return Some(IdleReason::Denied);
         }
         // What is allowed is reached by any interface; only public addresses are anyway.
-        let is_special = |block: &Block| {
-            SPECIAL_RANGES.map(Block::of_network).iter().any(|range| range.overlaps(block))
-        };
+        let special = special(scope.family);
+        let is_special = |block: &Block| special.iter().any(|range| range.overlaps(block));
         let included = entry.place() == Place::Host || !own.iter().any(is_special);
         let reach = policy.default_reach().filter(|reach| *reach == Egress::All);
         return reach.filter(|_| included).map(IdleReason::Default);
@@ -92,7 +90,7 @@ fn reason(policy: &EgressPolicy, entry: &Destination, allowed: bool) -> Option<I
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::IpAddr;
 
     use proptest::{prelude::*, sample::select};
 
@@ -107,9 +105,11 @@ mod tests {
     /// Few destinations, so that random ones overlap and repeat.
     fn destination() -> impl Strategy<Value = Destination> {
         let places = ["10.0.0.0/8", "10.9.0.0/16", "10.9.5.1", "9.0.0.0/8", "9.9.9.9", "host"];
+        let of_v6 = ["[fd00::/8]", "[fd00:9::/32]", "[2001:db8::/32]", "[2001:db8::9]", "[::/0]"];
+        let places = [&places[..], &of_v6].concat();
         let ports = ["", ":53", ":7000-7001", ":7000"];
         let protocols = ["", "/tcp", "/udp"];
-        let random = (select(places.to_vec()), select(ports.to_vec()), select(protocols.to_vec()));
+        let random = (select(places), select(ports.to_vec()), select(protocols.to_vec()));
         random.prop_map(|(place, ports, protocol)| {
             format!("{place}{ports}{protocol}").parse().unwrap()
         })
@@ -124,23 +124,29 @@ mod tests {
 
     /// Returns what a policy refuses, of packets that tell all of [`destination`] apart.
     fn refusals(policy: &EgressPolicy) -> Vec<bool> {
-        let guest = Ipv4Addr::new(10, 231, 0, 2).into();
-        let entries: Vec<_> = entries(policy, guest);
-        let to =
-            [[10, 9, 5, 1], [10, 9, 6, 1], [10, 1, 1, 1], [9, 9, 9, 9], [9, 1, 1, 1], [8, 8, 8, 8]];
+        let v4 = ["10.9.5.1", "10.9.6.1", "10.1.1.1", "9.9.9.9", "9.1.1.1", "8.8.8.8"];
+        let v6 = ["fd00:9::1", "fd00:8::1", "2001:db8::9", "2001:db8::8", "2600::1", "fe80::1"];
         let mut found = Vec::new();
-        for at_host in [false, true] {
-            let refused = refused(&entries, Egress::Internet, at_host);
-            for address in to {
-                for protocol in [1, 6, 17, 132] {
-                    for port in [0, 53, 80, 7000, 7001] {
-                        let packet = Block::of_packet(address.into(), protocol, Some(port));
-                        found.push(refused.iter().any(|block| block.contains(&packet)));
-                    }
-                }
+        for (guest, to) in [("10.231.0.2", v4), ("fd52:494b::3", v6)] {
+            let guest: IpAddr = guest.parse().unwrap();
+            let entries: Vec<_> = entries(policy, guest);
+            for at_host in [false, true] {
+                let refused = refused(&entries, Egress::Internet, Family::of(guest), at_host);
+                let packets = to.into_iter().flat_map(packets);
+                found.extend(
+                    packets.map(|packet| refused.iter().any(|block| block.contains(&packet))),
+                );
             }
         }
         found
+    }
+
+    fn packets(to: &str) -> impl Iterator<Item = Block> {
+        let to = to.parse().unwrap();
+        [1, 6, 17, 58, 132].into_iter().flat_map(move |protocol| {
+            let ports = [0, 53, 80, 7000, 7001].into_iter();
+            ports.map(move |port| Block::of_packet(to, protocol, Some(port)))
+        })
     }
 
     proptest! {
@@ -191,12 +197,17 @@ mod tests {
             told(
                 none,
                 &["9.0.0.0/8:443"],
-                &["9.9.9.9:80", "9.9.9.9:400-500/tcp", "host", "host:22"]
+                &["9.9.9.9:80", "9.9.9.9:400-500/tcp", "host", "host:22", "2001:db8::9"]
             ),
             [
                 format!("{deny}9.9.9.9:80 changes nothing: the default is none"),
                 format!("{deny}host:22 changes nothing: the default is none"),
+                format!("{deny}2001:db8::9 changes nothing: the default is none"),
             ]
+        );
+        assert_eq!(
+            told(all, &["[2001:db8::9]:443", "fd00::/8", "[::/0]:53"], &["2001:db8::/32"]),
+            [format!("{allow}[2001:db8::9]:443 allows nothing: deny has all of it")]
         );
     }
 }

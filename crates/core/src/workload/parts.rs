@@ -126,10 +126,7 @@ pub(super) fn add_network(part: &mut Value, workload: &impl Implementation) {
     }
 }
 
-/// Adds the entries of a policy, if there is one.
-///
-/// A policy names IPv4 destinations only. With a policy that names any, a guest begins no connection by IPv6: whether it
-/// may would not be said. With one that only has a default, that holds for both families.
+/// Adds the entries of a policy, if there is one: for each address of the guest those of its family, and for both its default.
 fn with_policy(
     mut fragment: Fragment,
     name: &InstanceName,
@@ -138,15 +135,13 @@ fn with_policy(
 ) -> Fragment {
     let Some(policy) = policy else { return fragment };
     for guest in fragment.addresses.guests() {
-        if guest.is_ipv6() {
-            fragment.entries.extend(reach::entry_v6(policy, guest));
-            continue;
-        }
         if backend != Backend::Nftables {
             fragment.entries.push(Entry::Judged { guest });
         }
         fragment.entries.extend(reach::entries(policy, guest));
-        fragment.entries.extend(names::entries(name, policy, guest));
+        if guest.is_ipv4() {
+            fragment.entries.extend(names::entries(name, policy, guest));
+        }
     }
     fragment.entries.sort_unstable();
     fragment

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_DUMP, Nla};
@@ -83,7 +83,7 @@ impl Conntrack {
     pub(super) fn forget(
         &mut self,
         flows: &BTreeSet<Flows>,
-        of_host: &BTreeSet<Ipv4Addr>,
+        of_host: &BTreeSet<IpAddr>,
     ) -> Result<(), KernelError> {
         self.delete_all(flows, of_host).map_err(|source| KernelError::ForgetFlows { source })
     }
@@ -109,7 +109,7 @@ impl Conntrack {
     fn delete_all(
         &mut self,
         flows: &BTreeSet<Flows>,
-        of_host: &BTreeSet<Ipv4Addr>,
+        of_host: &BTreeSet<IpAddr>,
     ) -> Result<(), Refusal> {
         let of = |family| flows.iter().copied().filter(|f| f.family() == family).collect();
         let (v4, v6): (BTreeSet<Flows>, BTreeSet<Flows>) = (of(Family::V4), of(Family::V6));
@@ -124,7 +124,7 @@ impl Conntrack {
     fn delete_v4(
         &mut self,
         flows: &BTreeSet<Flows>,
-        of_host: &BTreeSet<Ipv4Addr>,
+        of_host: &BTreeSet<IpAddr>,
     ) -> Result<(), Refusal> {
         let filters = || all_filters(flows);
         // A filter has no ranges of addresses.
@@ -161,7 +161,7 @@ impl Conntrack {
     fn delete_listed(
         &mut self,
         flows: &BTreeSet<Flows>,
-        of_host: &BTreeSet<Ipv4Addr>,
+        of_host: &BTreeSet<IpAddr>,
         family: Family,
     ) -> Result<(), Refusal> {
         let entries = self.dump_everything(family)?;
@@ -172,7 +172,7 @@ impl Conntrack {
     fn delete_of(
         &mut self,
         flows: &BTreeSet<Flows>,
-        of_host: &BTreeSet<Ipv4Addr>,
+        of_host: &BTreeSet<IpAddr>,
         entries: Vec<Vec<ConntrackAttribute>>,
     ) -> Result<(), Refusal> {
         // Those that guests sent are looked up by the guest: there may be many for each of many guests.
@@ -364,13 +364,10 @@ const fn is_sent(flows: &Flows) -> bool {
     matches!(flows, Flows::Sent { .. } | Flows::SentByOthers { .. } | Flows::Direct { .. })
 }
 
-/// Returns an entry by both of its ends, if they have addresses of IPv4.
+/// Returns an entry by both of its ends.
 fn tracked(entry: &[ConntrackAttribute]) -> Option<Tracked> {
     let (original, reply) = directions(entry);
-    let (IpAddr::V4(from), IpAddr::V4(to)) = (original.source?, original.destination?) else {
-        return None;
-    };
-    let IpAddr::V4(answerer) = reply.source? else { return None };
+    let (from, to, answerer) = (original.source?, original.destination?, reply.source?);
     let (protocol, port) = (original.number?, reply.source_port);
     Some(Tracked { from, to, answerer, protocol, port })
 }
@@ -472,10 +469,12 @@ fn message(family: Family, message: ConntrackMessage) -> NetfilterMessage {
 impl crate::Conntrack for Linux {
     fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
         let failed = |source| KernelError::ForgetFlows { source };
-        let of_host = if flows.iter().any(is_sent) {
-            self.route(failed)?.addresses_of_host().map_err(failed)?
-        } else {
+        let families: BTreeSet<Family> =
+            flows.iter().filter(|flows| is_sent(flows)).map(Flows::family).collect();
+        let of_host = if families.is_empty() {
             BTreeSet::new()
+        } else {
+            self.route(failed)?.addresses_of_host(&families).map_err(failed)?
         };
         opened(&mut self.conntrack, Conntrack::open).map_err(failed)?.forget(flows, &of_host)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use ipnet::IpNet;
@@ -23,7 +23,7 @@ use super::{
 use crate::{KernelError, Refusal};
 use riklet_core::{
     link::{HostInterface, LinkState, Tap},
-    model::{InterfaceName, MacAddress, Slot},
+    model::{Family, InterfaceName, MacAddress, Slot},
     shaping::{ShapingState, Twin},
     small::{SmallMap, SmallSet},
 };
@@ -266,17 +266,35 @@ fn get_link(mut attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
 }
 
 impl Route {
-    /// Returns the addresses of IPv4 that the host has.
-    pub(super) fn addresses_of_host(&mut self) -> Result<BTreeSet<Ipv4Addr>, Refusal> {
-        let answers = self.socket.query(&get_addresses(AddressFamily::Inet, 0), NLM_F_DUMP)?;
+    /// Returns the addresses of these families that the host has.
+    pub(super) fn addresses_of_host(
+        &mut self,
+        families: &BTreeSet<Family>,
+    ) -> Result<BTreeSet<IpAddr>, Refusal> {
         let of = |answer: &RouteNetlinkMessage| {
             let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
-            message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+            // Of IPv6, only addresses of a point-to-point link have a local one (`inet6_fill_ifaddr` of net/ipv6/addrconf.c).
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
                 _ => None,
+            });
+            local.or_else(|| {
+                message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                })
             })
         };
-        Ok(answers.iter().filter_map(of).collect())
+        let mut found = BTreeSet::new();
+        for family in families {
+            let family = match family {
+                Family::V4 => AddressFamily::Inet,
+                Family::V6 => AddressFamily::Inet6,
+            };
+            let answers = self.socket.query(&get_addresses(family, 0), NLM_F_DUMP)?;
+            found.extend(answers.iter().filter_map(of));
+        }
+        Ok(found)
     }
 }
 

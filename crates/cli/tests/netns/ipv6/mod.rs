@@ -11,6 +11,7 @@
 mod closed;
 mod learned;
 mod pods;
+mod policies;
 mod reached;
 mod setting;
 

@@ -14,8 +14,8 @@ use crate::{
     firewall::{
         BaseRuleset,
         names::nftables::{
-            ALLOWED, FORWARD, HOST_POLICIES, HOST_REFUSE, INPUT, POLICIES, REFUSE, REFUSED_DEFAULT,
-            REFUSED_HOST, REFUSED_MAIL, REFUSED_SHORT, UPLINKS, WHOLE,
+            ALLOWED, FORWARD, HOST_REFUSE, INPUT, REFUSE, REFUSED_DEFAULT, REFUSED_HOST,
+            REFUSED_MAIL, REFUSED_SHORT, UPLINKS, WHOLE,
         },
         ruleset::{MAIL, NAME_SERVERS},
     },
@@ -35,22 +35,21 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         (WHOLE, "too short for ports", vec![jump(REFUSED_SHORT)]),
         (FORWARD, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
         (ALLOWED, "what policies allow", vec![accept()]),
-        (FORWARD, "what policies name", vec![from_guest(), decided_by_guest(Family::V4, POLICIES)]),
+        (FORWARD, "what policies name", what_policies_name(Family::V4, false)),
         (INPUT, names::AS_FAST_AS_THEY_MAY, vec![names::too_fast()]),
         (INPUT, "what guests go on with", vec![from_guest(), established(), accept()]),
         (INPUT, "what others publish", vec![from_guest(), destination_translated(), accept()]),
         (INPUT, "guests send whole packets", vec![from_guest(), jump(WHOLE)]),
-        (
-            INPUT,
-            "what policies name",
-            vec![from_guest(), decided_by_guest(Family::V4, HOST_POLICIES)],
-        ),
+        (INPUT, "what policies name", what_policies_name(Family::V4, true)),
         (INPUT, "guests ping the host", vec![from_guest(), echo_request(Family::V4), accept()]),
     ];
     let mut all: Vec<_> =
         named.into_iter().map(|(chain, text, parts)| rule(chain, text, &parts)).collect();
     let v6 = base_ruleset.pool.v6();
     if v6.is_some() {
+        let text = "IPv6: what policies name";
+        all.push(rule(FORWARD, text, &what_policies_name(Family::V6, false)));
+        all.push(rule(INPUT, text, &what_policies_name(Family::V6, true)));
         let echo = [from_guest(), echo_request(Family::V6), accept()];
         all.push(rule(INPUT, "IPv6: guests ping the host", &echo));
     }
@@ -77,6 +76,11 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     }
     all.extend(to_the_host(base_ruleset.egress, &from_guest()));
     all
+}
+
+/// Returns the parts of the rule that leads guests to the chains of their policies.
+fn what_policies_name(family: Family, host: bool) -> Vec<Vec<Expression>> {
+    vec![from_guest(), decided_by_guest(family, element::policies_of(family, host))]
 }
 
 fn rule(chain: &str, text: &str, parts: &[Vec<Expression>]) -> Rule {

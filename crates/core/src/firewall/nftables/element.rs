@@ -17,8 +17,9 @@ use crate::{
         Entry,
         names::nftables::{
             BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, EXPOSURES, EXPOSURES_V6, HAIRPIN,
-            HAIRPIN_V6, HOST_POLICIES, NAMED, POLICIES, RANGES, RANGES_V6, REACH_ALL, REACH_ALL_V6,
-            REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE, REACH_NONE_V6,
+            HAIRPIN_V6, HOST_POLICIES, HOST_POLICIES_V6, NAMED, POLICIES, POLICIES_V6, RANGES,
+            RANGES_V6, REACH_ALL, REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE,
+            REACH_NONE_V6,
         },
     },
     model::{Egress, Family, InterfaceName, Ipv6Unsupported, PortRange, Protocol},
@@ -240,9 +241,9 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
             let guest = Ipv6Unsupported::refuse(guest)?;
             (NAMED, vec![Element::key(guest.octets().to_vec())])
         }
-        Entry::Pinned { .. } => (POLICIES, vec![]),
+        Entry::Pinned { .. } => (policies_of(family, false), vec![]),
         // It stands in the chain of a policy.
-        Entry::Reach { host, .. } => (if host { HOST_POLICIES } else { POLICIES }, vec![]),
+        Entry::Reach { host, .. } => (policies_of(family, host), vec![]),
     })
 }
 
@@ -255,6 +256,16 @@ pub(super) const fn guests_of(family: Family, reach: Egress) -> &'static str {
         (Family::V6, Egress::Internet) => REACH_INTERNET_V6,
         (Family::V6, Egress::All) => REACH_ALL_V6,
         (Family::V6, Egress::None) => REACH_NONE_V6,
+    }
+}
+
+/// Returns the map of the guests whose policy names destinations, beyond the host or at the host itself.
+pub(super) const fn policies_of(family: Family, host: bool) -> &'static str {
+    match (family, host) {
+        (Family::V4, false) => POLICIES,
+        (Family::V4, true) => HOST_POLICIES,
+        (Family::V6, false) => POLICIES_V6,
+        (Family::V6, true) => HOST_POLICIES_V6,
     }
 }
 

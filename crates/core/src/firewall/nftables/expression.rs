@@ -8,7 +8,7 @@ mod flow_limit;
 mod normal;
 mod refused;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_core::{DefaultNla, Emitable};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload,
@@ -269,6 +269,14 @@ pub(super) fn destination(network: impl Into<IpNet>) -> Vec<Expression> {
 pub(super) fn destination_outside(network: impl Into<IpNet>) -> Vec<Expression> {
     let network = network.into();
     matched(destination_address(family_of(network)), Operator::NotEqual, network)
+}
+
+/// `ip6 daddr != <network>` for each of these. The family is compared once, as nft(8) does.
+pub(super) fn destination_outside_all(networks: &[Ipv6Net]) -> Vec<Expression> {
+    let outside = |network: &Ipv6Net| {
+        prefix(DESTINATION_ADDRESS_V6, Operator::NotEqual, IpNet::from(*network))
+    };
+    [of_family(Family::V6), networks.iter().flat_map(outside).collect()].concat()
 }
 
 /// `ip daddr != <range>` for each range that is not public, in a rule that is for this family already; for IPv6 also

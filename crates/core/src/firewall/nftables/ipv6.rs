@@ -8,7 +8,7 @@ use super::{
     base_ruleset,
     expression::{
         Expression, accept, addresses_in, begins_connection, by_address, by_port, destination,
-        destination_is_local, destination_outside, destination_translated, discovers_more_than,
+        destination_is_local, destination_outside_all, destination_translated, discovers_more_than,
         drop, from_guest, jump, masquerade, neighbour_discovery, not_from_guest, not_from_host,
         not_to_guest, of_family, set_segment_size, source, source_outside, translate,
         translate_address,
@@ -111,7 +111,7 @@ fn arriving(pool: Ipv6Net, size: u16) -> [Rule; 6] {
 fn translated(pool: Ipv6Net) -> [Rule; 5] {
     let localhost = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
     let published = || {
-        let outside = [localhost, LINK_LOCAL].map(destination_outside).concat();
+        let outside = destination_outside_all(&[localhost, LINK_LOCAL]);
         [outside, destination_is_local(), jump(CHAIN)].concat()
     };
     [

@@ -21,7 +21,7 @@ use crate::{
     firewall::{
         Entry,
         names::nftables::{
-            ALLOWED, HOST_POLICIES, HOST_POLICY, POLICIES, POLICY, REFUSED_POLICY,
+            ALLOWED, HOST_POLICY, HOST_POLICY_V6, POLICY, POLICY_V6, REFUSED_POLICY,
             REFUSED_POLICY_HOST,
         },
     },
@@ -64,7 +64,7 @@ impl PolicyChain {
         let of_family = vec![u8::from(family == Family::V6)];
         let parts = [of_family].into_iter().chain(blocks.iter().flat_map(of_block));
         let number = digest::of_parts(parts);
-        let begin = if host { HOST_POLICY } else { POLICY };
+        let begin = begin(family, host);
         let end = names.map(|token| format!("{NAMES}{token}")).unwrap_or_default();
         Self { name: format!("{begin}{number:016x}{end}"), family, host, blocks, names }
     }
@@ -79,7 +79,10 @@ impl PolicyChain {
     #[must_use]
     pub fn lead(&self, guest: IpAddr) -> (&'static str, Element) {
         let jump = Some(self.name.clone());
-        (map(self.host), Element { jump, ..Element::key(octets(guest)) })
+        (
+            element::policies_of(self.family, self.host),
+            Element { jump, ..Element::key(octets(guest)) },
+        )
     }
 
     /// Returns the sets that it looks into, with their elements: what is allowed, and what is denied.
@@ -193,14 +196,25 @@ pub fn holds_pins(set: &str) -> bool {
     set.starts_with(POLICY) && set.ends_with(PINNED)
 }
 
-const fn map(host: bool) -> &'static str {
-    if host { HOST_POLICIES } else { POLICIES }
+/// Returns the beginning of the names of chains.
+const fn begin(family: Family, host: bool) -> &'static str {
+    match (family, host) {
+        (Family::V4, false) => POLICY,
+        (Family::V4, true) => HOST_POLICY,
+        (Family::V6, false) => POLICY_V6,
+        (Family::V6, true) => HOST_POLICY_V6,
+    }
 }
+
+/// Every kind of chain.
+const KINDS: [(Family, bool); 4] =
+    [(Family::V4, false), (Family::V4, true), (Family::V6, false), (Family::V6, true)];
 
 /// Reports whether a set or map is one of those of policies.
 pub(super) fn holds_policies(set: &str) -> bool {
-    let begins = [POLICY, HOST_POLICY].into_iter().any(|begin| set.starts_with(begin));
-    begins || [POLICIES, HOST_POLICIES].contains(&set)
+    KINDS.into_iter().any(|(family, host)| {
+        set.starts_with(begin(family, host)) || set == element::policies_of(family, host)
+    })
 }
 
 fn set_name(chain: &str, allowed: bool) -> String {
@@ -210,10 +224,10 @@ fn set_name(chain: &str, allowed: bool) -> String {
 /// Returns the element of a set of destinations; of ports of the host only, the addresses are left out.
 fn key(block: Block, host: bool) -> Element {
     let (addresses, protocols, ports) = (block.addresses(), block.protocols(), block.ports());
-    let key = |address: &std::net::Ipv4Addr, protocol: u8, to: u16| {
-        let address = (!host).then(|| address.octets());
-        let place = [[protocol, 0, 0, 0], port(to)];
-        address.into_iter().chain(place).flatten().collect::<Vec<u8>>()
+    let key = |address: &IpAddr, protocol: u8, to: u16| {
+        let mut key = if host { vec![] } else { octets(*address) };
+        key.extend([[protocol, 0, 0, 0], port(to)].concat());
+        key
     };
     let last = key(addresses.end(), *protocols.end(), *ports.end());
     let first = key(addresses.start(), *protocols.start(), *ports.start());
@@ -221,17 +235,26 @@ fn key(block: Block, host: bool) -> Element {
 }
 
 /// Returns the block of an element; `None` if it is not exactly as we write it.
-fn block(element: &Element, host: bool) -> Option<Block> {
-    let (from, until) = (fields(&element.key)?, fields(element.last.as_ref()?)?);
-    let (addresses, [by, to], [last_by, up_to]) = match (host, from, until) {
-        (true, from, until) => ((0, u32::MAX), from.try_into().ok()?, until.try_into().ok()?),
-        (false, [first, from @ ..], [last, until @ ..]) => {
-            let addresses = (u32::from_be_bytes(*first), u32::from_be_bytes(*last));
-            (addresses, from.try_into().ok()?, until.try_into().ok()?)
-        }
-        _ => return None,
+fn block(element: &Element, family: Family, host: bool) -> Option<Block> {
+    let everything = Block::everything(family).addresses();
+    let read = |key: &[u8], whole: &IpAddr| {
+        let (addresses, place) = match (host, family) {
+            (true, _) => (*whole, key),
+            (false, Family::V4) => {
+                let (address, place) = key.split_first_chunk::<4>()?;
+                ((*address).into(), place)
+            }
+            (false, Family::V6) => {
+                let (address, place) = key.split_first_chunk::<16>()?;
+                ((*address).into(), place)
+            }
+        };
+        let [protocol, to]: [[u8; 4]; 2] = fields(place)?.try_into().ok()?;
+        Some((addresses, protocol[0], port_of(to)))
     };
-    let block = Block::between(addresses, (by[0], last_by[0]), (port_of(to), port_of(up_to)))?;
+    let (first, by, to) = read(&element.key, everything.start())?;
+    let (last, last_by, up_to) = read(element.last.as_ref()?, everything.end())?;
+    let block = Block::between((first, last), (by, last_by), (to, up_to))?;
     (key(block, host) == *element).then_some(block)
 }
 
@@ -337,12 +360,15 @@ pub(super) fn add_many(table: &TableName, entries: &BTreeSet<Entry>) -> Vec<Oper
     let all = of(entries);
     let chains: BTreeMap<_, _> = all.values().map(|chain| (&*chain.name, chain)).collect();
     let mut operations: Vec<_> = chains.values().flat_map(|chain| chain.add(table)).collect();
-    for host in [false, true] {
-        let of_map = all.iter().filter(|((_, at_host), _)| *at_host == host);
-        let leads: Vec<_> = of_map.map(|((guest, _), chain)| chain.lead(*guest).1).collect();
+    let mut maps: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for ((guest, _), chain) in &all {
+        let (map, lead) = chain.lead(*guest);
+        maps.entry(map).or_default().push(lead);
+    }
+    for (map, leads) in maps {
         for some in leads.chunks(element::A_MESSAGE) {
             let what = format!("adding {} policies", some.len());
-            operations.push(element::add(table, map(host), some, what));
+            operations.push(element::add(table, map, some, what));
         }
     }
     operations
@@ -409,13 +435,14 @@ impl FoundPolicies {
         let sound: BTreeMap<_, _> =
             chains.iter().filter_map(read).map(|chain| (chain.name.clone(), chain)).collect();
         let mut found = Self::default();
-        for host in [false, true] {
-            for lead in elements.get(map(host)).into_iter().flatten() {
+        for (family, host) in KINDS {
+            let map = element::policies_of(family, host);
+            for lead in elements.get(map).into_iter().flatten() {
                 let chain = lead.jump.as_ref().and_then(|name| sound.get(name));
                 let guest = address(&lead.key);
                 match chain
                     .zip(guest)
-                    .filter(|(chain, guest)| chain.lead(*guest) == (map(host), lead.clone()))
+                    .filter(|(chain, guest)| chain.lead(*guest) == (map, lead.clone()))
                 {
                     Some((chain, guest)) => {
                         found.entries.extend(chain.entries(guest));
@@ -423,7 +450,7 @@ impl FoundPolicies {
                         let sets = sets.chain(chain.pinned(table)).map(|set| set.name);
                         found.names.extend(sets.chain([chain.name.clone()]));
                     }
-                    None => found.strays.push((map(host), lead.clone())),
+                    None => found.strays.push((map, lead.clone())),
                 }
             }
         }
@@ -439,18 +466,16 @@ fn read_chain(
     sets: &BTreeMap<&str, &Set>,
     elements: &BTreeMap<String, Vec<Element>>,
 ) -> Option<PolicyChain> {
-    let host = chain.name.starts_with(HOST_POLICY);
-    if !host && !chain.name.starts_with(POLICY) {
-        return None;
-    }
+    let is_of = |(family, host): &(Family, bool)| chain.name.starts_with(begin(*family, *host));
+    let (family, host) = KINDS.into_iter().find(is_of)?;
     let mut blocks = BTreeSet::new();
     for allowed in [true, false] {
         for element in elements.get(&set_name(&chain.name, allowed)).into_iter().flatten() {
-            blocks.insert((block(element, host)?, allowed));
+            blocks.insert((block(element, family, host)?, allowed));
         }
     }
     let names = chain.name.split_once(NAMES).and_then(|(_, token)| token.parse().ok());
-    let policy = PolicyChain::new(Family::V4, host, Destinations { blocks, names });
+    let policy = PolicyChain::new(family, host, Destinations { blocks, names });
     let has = |set: &Set| sets.get(&*set.name) == Some(&set);
     let stands = policy.name == chain.name
         && chain.base.is_none()

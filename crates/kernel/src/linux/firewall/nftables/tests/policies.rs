@@ -1,13 +1,20 @@
 //! What policies name, in chains that guests share.
 
+use std::net::Ipv6Addr;
+
 use super::*;
 use riklet_core::{model::EgressPolicy, reach};
 
 /// Returns the entries of a policy that allows and denies these.
 fn entries(guest: u8, allow: &[&str], deny: &[&str]) -> Vec<Entry> {
+    entries_of([10, 231, 0, guest], allow, deny)
+}
+
+/// Returns those of a guest with this address.
+fn entries_of(guest: impl Into<IpAddr>, allow: &[&str], deny: &[&str]) -> Vec<Entry> {
     let read = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect();
     let policy = EgressPolicy::new(Some(Egress::None), read(allow), read(deny));
-    reach::entries(&policy, [10, 231, 0, guest].into())
+    reach::entries(&policy, guest.into())
 }
 
 /// Returns the names of the chains of policies.
@@ -49,6 +56,50 @@ fn policies_are_read_back_and_changed_alone() {
         let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
         run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
         holds(&mut kernel, &second);
+    });
+}
+
+#[test]
+fn policies_of_both_families_are_read_back_and_changed_alone() {
+    in_namespace(|| {
+        let base_ruleset = || {
+            let pool = base_ruleset().pool.with_v6("fd52:494b::/64".parse().unwrap()).unwrap();
+            BaseRuleset { pool, ..base_ruleset() }
+        };
+        let ruleset = |entries: &[Entry]| Ruleset {
+            base_ruleset: base_ruleset(),
+            entries: entries.iter().copied().collect(),
+        };
+        let mut kernel = Nftables::default();
+        let holds = |kernel: &mut Nftables, entries: &[Entry]| {
+            let expected = ruleset(entries);
+            assert_eq!(kernel.state(&expected).unwrap(), intact(entries.iter().copied()));
+            assert!(kernel.probe(&base_ruleset(), &expected.entries).unwrap());
+        };
+        let of = |last: u8, allow: &[&str], deny: &[&str]| {
+            let v6 = Ipv6Addr::new(0xfd52, 0x494b, 0, 0, 0, 0, 0, u16::from(last) + 1);
+            [entries(last, allow, deny), entries_of(v6, allow, deny)].concat()
+        };
+        let allow = ["[2001:db8::/32]:443", "2001:db8::1", "10.0.0.0/8", "host:9000/tcp"];
+        let first = of(2, &allow, &["[2001:db8:5::/48]:1-1023/udp", "10.0.5.0/24"]);
+        let second = of(6, &["[::/0]:53"], &["host"]);
+        let third = of(10, &allow, &[]);
+        kernel.apply(&Change::Reset(ruleset(&first))).unwrap();
+        holds(&mut kernel, &first);
+        kernel.apply(&delta(&[], &[&second[..], &third].concat())).unwrap();
+        holds(&mut kernel, &[&first[..], &second, &third].concat());
+        kernel.apply(&delta(&first, &[])).unwrap();
+        holds(&mut kernel, &[&second[..], &third].concat());
+        // nft(8) shows them as they are.
+        let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
+        run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
+        holds(&mut kernel, &[&second[..], &third].concat());
+        // An address that none of them names.
+        let expected = ruleset(&[&second[..], &third].concat());
+        let names = shown.lines().filter_map(|line| line.trim().strip_prefix("set policy6-"));
+        let set = names.map(|line| line.trim_end_matches(" {")).next().unwrap();
+        nft(&format!("add element inet riklet policy6-{set} {{ 2001:db9::1 . tcp . 1 }}"));
+        assert!(!kernel.state(&expected).unwrap().differences().is_empty());
     });
 }
 
