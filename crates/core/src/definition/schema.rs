@@ -285,9 +285,9 @@ fn network() -> Value {
 
 fn destination() -> Value {
     json!({
-        "description": "An IPv4 network or address, or `host`; with ports, and with /tcp or /udp.",
+        "description": "A network or an address, or `host`; with ports, and with /tcp or /udp. One of IPv6 that has ports stands in brackets.",
         "type": "string",
-        "examples": ["10.0.5.0/24", "10.0.5.0/24:5000-5010/tcp", "192.0.2.7:443", "host:9000"],
+        "examples": ["10.0.5.0/24", "10.0.5.0/24:5000-5010/tcp", "192.0.2.7:443", "2001:db8::/32", "[2001:db8::1]:443", "host:9000"],
     })
 }
 

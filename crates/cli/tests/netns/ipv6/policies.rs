@@ -344,3 +344,52 @@ fn guests_without_ipv6_may_have_such_a_policy() {
         assert!(shown.contains("none, allow 2001:db8::/32 203.0.113.0/24 (in the"), "{shown}");
     }
 }
+
+#[test]
+fn what_a_policy_refuses_is_told_with_its_destination() {
+    let world = &with();
+    let _daemon = world.daemon(&[]);
+    let egress = json!({ "default": "none", "deny": ["[2001:db8:33::/48]:7000/tcp"] });
+    let [function, _open] = pair(world, &egress);
+    assert_refused(&function, &[(Tcp, (FAR, 7000)), (Udp, (FAR, 7001))]);
+    for (rule, protocol, port, words) in [
+        ("policy", "tcp", 7000, "f tcp [2001:db8:33::9]:7000: its policy denies that"),
+        ("default", "udp", 7001, "f udp [2001:db8:33::9]:7001: beyond the default of its policy"),
+    ] {
+        let told = |event: &Value| {
+            let found = &event["refused"];
+            (&event["name"], &found["rule"], &found["protocol"])
+                == (&json!("f"), &json!(rule), &json!(protocol))
+                && (&found["destination"], &found["port"]) == (&json!(FAR), &json!(port))
+        };
+        wait_for("an event", PATIENCE, || {
+            let events = world.riklet(&["--output", "json", "events", "--refused"], "").success();
+            let mut events = events.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+            events.any(|event| told(&event)).then_some(())
+        });
+        let text = world.riklet(&["events", "--refused"], "").success();
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn an_entry_that_is_none_is_refused_with_the_right_form() {
+    let world = &without();
+    for (entry, reason) in [
+        ("2001:db8::1:443", "write [2001:db8::1]:443 for the port, or [2001:db8::1:443]"),
+        ("2001:db8::1/32", "write 2001:db8::/32, or an address without a prefix"),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.1/128 is written as IPv6 and means IPv4"),
+    ] {
+        for list in ["allow", "deny"] {
+            let definition = with_egress("f", &json!({ list: [entry] })).to_string();
+            for command in ["validate", "plan", "up"] {
+                let refused = world.riklet(&[command, "-"], &definition);
+                assert_ne!(refused.code, Some(0), "{refused}");
+                let path = format!("egress.{list}[0]");
+                let said = refused.stderr.contains(reason) && refused.stderr.contains(&path);
+                assert!(said, "{command} {entry}: {refused}");
+            }
+        }
+    }
+    assert!(!world.riklet(&["list"], "").success().contains('f'));
+}
