@@ -140,7 +140,7 @@ fn options_that_describe_no_function_are_refused() {
     b' for '--boot-args <TEXT>': there is '\n' at position 2; a kernel's command line is one line of text
 
     For more information, try '--help'.
-    error: invalid value 'example.org:443' for '--allow <DESTINATION>': "example.org" is a name, which only `allow` of a definition takes: here, write IPv4 addresses, networks or "host"
+    error: invalid value 'example.org:443' for '--allow <DESTINATION>': "example.org" is a name, which only `allow` of a definition takes: here, write addresses, networks or "host"
 
     For more information, try '--help'.
     error: the argument '--name <NAME>' cannot be used with '[FILE]...'

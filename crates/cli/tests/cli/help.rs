@@ -322,8 +322,8 @@ fn every_command_has_help_with_one_example() {
       -m, --memory <SIZE>          Memory of the guest, such as 512M or 2G
           --vcpus <COUNT>          Number of processors of the guest
           --boot-args <TEXT>       Additions to the kernel command line
-          --allow <DESTINATION>    Destination that it may reach as well, such as 10.0.5.0/24:5432/tcp
-                                   or host:9000
+          --allow <DESTINATION>    Destination that it may reach as well, such as 10.0.5.0/24:5432/tcp,
+                                   [2001:db8::/32]:443 or host:9000
           --deny <DESTINATION>     Destination that it may not reach
       riklet-sdn run examples/hello.json
 
