@@ -373,8 +373,10 @@ pub(crate) struct DescribedArgs {
     /// Additions to the kernel command line.
     #[arg(long, value_name = "TEXT", value_parser = described::boot_args)]
     pub(crate) boot_args: Option<BootArgs>,
-    /// Destination that it may reach as well, such as 10.0.5.0/24:5432/tcp, [2001:db8::/32]:443 or host:9000.
     #[arg(long, value_name = "DESTINATION")]
+    #[arg(
+        help = "Destination that it may reach as well, such as 10.0.5.0/24:5432/tcp, [2001:db8::/32]:443 or host:9000"
+    )]
     pub(crate) allow: Vec<Destination>,
     /// Destination that it may not reach.
     #[arg(long, value_name = "DESTINATION")]

@@ -212,25 +212,28 @@ fn read_v6<'a>(
         return Err(DestinationError::Zone { text: given() });
     }
     let no_form = || syntax(&given());
-    let (address, length, ports) = if let Some(inside) = text.strip_prefix('[') {
+    let (address, length, after) = if let Some(inside) = text.strip_prefix('[') {
         let (inside, after) = inside.split_once(']').ok_or_else(no_form)?;
         match (inside.split_once('/'), after.strip_prefix('/')) {
-            (Some((address, length)), None) => (address, Some(length), ports(after)),
+            (Some((address, length)), None) => (address, Some(length), after),
             (None, Some(after)) => {
                 let (length, rest) = after.split_at(after.find(':').unwrap_or(after.len()));
-                (inside, Some(length), ports(rest))
+                (inside, Some(length), rest)
             }
-            (None, None) => (inside, None, ports(after)),
+            (None, None) => (inside, None, after),
             (Some(_), Some(_)) => return Err(no_form()),
         }
     } else if let Some((address, after)) = text.split_once('/') {
         let (length, rest) = after.split_at(after.find(':').unwrap_or(after.len()));
-        (address, Some(length), ports(rest))
+        (address, Some(length), rest)
     } else {
         refuse_port(text, protocol)?;
-        (text, None, Some(None))
+        (text, None, "")
     };
-    let ports = ports.ok_or_else(no_form)?;
+    let ports = after.strip_prefix(':');
+    if ports.is_none() && !after.is_empty() {
+        return Err(no_form());
+    }
     let address: Ipv6Addr = address.parse().map_err(|_error| no_form())?;
     let digits = |text: &str| text.parse::<u8>().ok().filter(|_| !text.starts_with('+'));
     let length = length.map_or(Some(128), digits).ok_or_else(no_form)?;
@@ -242,11 +245,6 @@ fn read_v6<'a>(
         return Err(DestinationError::Mapped { found: network, meant });
     }
     Ok((network, ports))
-}
-
-/// Returns the text of ports, if there are any, after a place; `None` if something else is there.
-fn ports(after: &str) -> Option<Option<&str>> {
-    if after.is_empty() { Some(None) } else { after.strip_prefix(':').map(Some) }
 }
 
 /// Fails if a text without brackets ends with a port, or may.
