@@ -19,7 +19,9 @@ pub struct InstanceDocument {
     pub kind: String,
     /// The number of its slot.
     pub slot: u16,
-    /// The interface.
+    /// The node's end of the link: a TAP, or an end of a veth.
+    pub interface: String,
+    /// The same, by its former name.
     pub tap: String,
     /// `up`; `pending` or `removing` while the last operation on it is not complete, as after an interruption.
     pub phase: String,
@@ -87,14 +89,15 @@ pub enum Ports {
     Range(String),
 }
 
-/// An instance, and the state of its TAP.
+/// An instance, and the state of its interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ListEntry {
     /// The instance.
     #[serde(flatten)]
     pub instance: InstanceDocument,
-    /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`; `lost` if the supervisor of its run has died.
+    /// `attached` (a VMM has the TAP open, or both ends of the veth are up), `ready`, `down` or `missing`; `lost` if the
+    /// supervisor of its run has died.
     pub link: String,
 }
 
@@ -105,11 +108,11 @@ pub struct InspectionDocument {
     /// The instance.
     #[serde(flatten)]
     pub instance: InstanceDocument,
-    /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
+    /// `attached` (a VMM has the TAP open, or both ends of the veth are up), `ready`, `down` or `missing`.
     pub link: String,
     /// True if the firewall has its exposures and its policy.
     pub exposed: bool,
-    /// The differences between the TAP and what it should be.
+    /// The differences between the interface and what it should be.
     pub drift: Vec<String>,
     /// The definition.
     #[cfg_attr(feature = "schema", schema(value_type = Object))]

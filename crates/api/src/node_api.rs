@@ -27,7 +27,7 @@ pub trait NodeApi {
     /// Fails without any change if one of them is not recorded or is running, or if `purge` would break others that remain.
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError>;
 
-    /// Lists the recorded instances by name, with the state of each TAP.
+    /// Lists the recorded instances by name, with the state of each interface.
     ///
     /// # Errors
     /// Fails if the records or the kernel cannot be read.

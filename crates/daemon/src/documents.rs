@@ -49,6 +49,7 @@ pub fn instance(instance: &riklet_sdn::Instance) -> InstanceDocument {
         name: instance.name().to_string(),
         kind: instance.kind().as_str().to_owned(),
         slot: instance.slot.number(),
+        interface: instance.interface().to_string(),
         tap: instance.interface().to_string(),
         phase: instance.phase.as_str().to_owned(),
         guest: end(v4.guest, v6.map(|v6| v6.guest), instance.guest_mac()),

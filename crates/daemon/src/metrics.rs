@@ -178,7 +178,7 @@ impl Collector for Snapshot {
         for (name, help, value) in traffic {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for listed in &self.functions {
-                let tap = listed.instance.tap.parse::<InterfaceName>().ok();
+                let tap = listed.instance.interface.parse::<InterfaceName>().ok();
                 if let Some(found) = tap.and_then(|tap| self.traffic.get(&tap)) {
                     let labels = OfFunction { function: listed.instance.name.clone() };
                     let mut counter = family.encode_family(&labels)?;
@@ -189,7 +189,7 @@ impl Collector for Snapshot {
         let (name, help) = ("function_refused_packets", "Packets of the guest that were refused");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for listed in &self.functions {
-            let tap = listed.instance.tap.parse::<InterfaceName>().ok();
+            let tap = listed.instance.interface.parse::<InterfaceName>().ok();
             let Some(tap) = tap.and_then(|tap| self.traffic.get(&tap)) else { continue };
             for rule in RefusingRule::ALL {
                 let Some(count) = self.refused.get(&(tap.index, rule)) else { continue };

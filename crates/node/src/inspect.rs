@@ -18,7 +18,7 @@ use riklet_kernel::Kernel;
 pub struct ListedInstance {
     /// The recorded instance.
     pub instance: Instance,
-    /// The state of its TAP.
+    /// The state of its interface.
     pub link: LinkStatus,
 }
 
@@ -28,18 +28,18 @@ pub struct ListedInstance {
 pub struct Inspection {
     /// The recorded instance.
     pub instance: Instance,
-    /// The state of the TAP.
+    /// The state of the interface.
     pub status: LinkStatus,
     /// The interface of that name; `None` if there is none.
     pub link: Option<LinkState>,
-    /// The differences between the TAP and what it should be.
+    /// The differences between the interface and what it should be.
     pub drift: Vec<String>,
     /// True if the firewall has its exposures.
     pub exposed: bool,
 }
 
 impl Inspection {
-    /// Creates the inspection of an instance of which only the state of the TAP is known.
+    /// Creates the inspection of an instance of which only the state of the interface is known.
     #[must_use]
     pub const fn new(instance: Instance, status: LinkStatus) -> Self {
         Self { instance, status, link: None, drift: vec![], exposed: false }

@@ -58,7 +58,7 @@ impl Instance {
         self.workload.kind()
     }
 
-    /// Returns the name of the TAP.
+    /// Returns the name of the interface.
     #[must_use]
     pub fn interface(&self) -> InterfaceName {
         self.slot.interface()
@@ -77,17 +77,17 @@ impl Instance {
     }
 }
 
-/// The state of an instance's TAP.
+/// The state of an instance's interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkStatus {
-    /// The TAP exists and is up, and a VMM has it open.
+    /// It exists and is up, and a VMM has the TAP open, or the other end of the veth is up as well.
     Attached,
-    /// The TAP exists and is up, and no VMM has it open.
+    /// It exists and is up, and nobody is at the other end.
     Ready,
-    /// The TAP exists and is down.
+    /// It exists and is down.
     Down,
-    /// The TAP does not exist, or a foreign interface has its name.
+    /// It does not exist, or a foreign interface has its name.
     Missing,
 }
 
@@ -107,7 +107,7 @@ impl LinkStatus {
         Self::of_own(link.filter(|link| host.owns(link)))
     }
 
-    /// Returns the status of a TAP that is ours, or of none.
+    /// Returns the status of an interface that is ours, or of none.
     #[must_use]
     pub fn of_own(link: Option<&LinkState>) -> Self {
         match link {

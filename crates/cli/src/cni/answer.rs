@@ -27,7 +27,7 @@ pub(crate) fn result(
     let mut result = config.previous.clone().unwrap_or_default();
     result.insert("cniVersion".to_owned(), json!(config.version.as_str()));
     let sandbox = attachment.namespace.as_ref().map(ToString::to_string);
-    let mut outside = json!({ "name": instance.tap, "mac": instance.host.mac });
+    let mut outside = json!({ "name": instance.interface, "mac": instance.host.mac });
     let mut inside = json!({
         "name": attachment.interface.as_str(), "mac": instance.guest.mac, "sandbox": sandbox,
     });
@@ -87,10 +87,10 @@ pub(crate) fn complaint(
         return Some(format!("{attachment} is in another namespace"));
     }
     if link != "attached" {
-        return Some(format!("{} is {link}, instead of attached", instance.tap));
+        return Some(format!("{} is {link}, instead of attached", instance.interface));
     }
     if !drift.is_empty() {
-        return Some(format!("{} lacks: {}", instance.tap, drift.join(", ")));
+        return Some(format!("{} lacks: {}", instance.interface, drift.join(", ")));
     }
     if !exposed {
         return Some("rules of the firewall are missing".to_owned());

@@ -18,7 +18,7 @@ pub(crate) fn inspection(found: &InspectionDocument) -> String {
         ("name", instance.name.clone()),
         ("kind", instance.kind.clone()),
         ("phase", instance.phase.clone()),
-        ("tap", format!("{} ({})", instance.tap, found.link)),
+        ("interface", format!("{} ({})", instance.interface, found.link)),
         ("guest", end(&instance.guest)),
         ("host", end(&instance.host)),
         ("mtu", instance.mtu.to_string()),

@@ -23,14 +23,14 @@ pub(crate) fn instances<'a>(
     extra: &[&str],
     rows: impl IntoIterator<Item = (&'a InstanceDocument, Vec<String>)>,
 ) -> String {
-    let mut header = vec!["NAME", "TAP", "GUEST", "HOST ADDRESS"];
+    let mut header = vec!["NAME", "INTERFACE", "GUEST", "HOST ADDRESS"];
     header.extend(extra);
     header.push("EXPOSURES");
     let mut lines = Vec::new();
     for (instance, cells) in rows {
         let mut first = vec![
             instance.name.clone(),
-            instance.tap.clone(),
+            instance.interface.clone(),
             instance.guest.address.to_string(),
             instance.host.address.to_string(),
         ];
@@ -48,7 +48,7 @@ pub(crate) fn instances<'a>(
     table(&header, &lines)
 }
 
-/// Returns the state of the TAP, or the phase where the last operation was interrupted.
+/// Returns the state of the interface, or the phase where the last operation was interrupted.
 pub(crate) fn state(line: &ListEntry) -> String {
     let phase = &line.instance.phase;
     if phase == Phase::Up.as_str() { line.link.clone() } else { phase.clone() }

@@ -136,7 +136,7 @@ fn columns(longest: usize, room: usize) -> Vec<(usize, u16)> {
     /// The columns to drop if there is no room, the least important first.
     const SPARED: [usize; 8] = [EXPOSURES, 2, 1, 6, 4, STATE, 7, 5];
     let name = u16::try_from(longest).unwrap_or(u16::MAX);
-    let widths = [name, 8, 15, 8, 7, 7, 7, 7, 16];
+    let widths = [name, 9, 15, 8, 7, 7, 7, 7, 16];
     let mut columns: Vec<_> = widths.into_iter().enumerate().collect();
     for spared in SPARED {
         let needed: usize = columns.iter().map(|(_, width)| usize::from(*width) + 1).sum();
@@ -198,10 +198,10 @@ mod tests {
     fn screen_shows_functions_and_events() {
         insta::assert_snapshot!(drawn(&screen(), 120, 10), @r#"
         "3 functions  slots: 64 ready, 3 draining  drift: ~ TAP rik2: up                                                         "
-        "NAME  TAP      GUEST           STATE     IN P/S  IN B/S OUT P/S OUT B/S EXPOSURES                                       "
-        "hello rik0     10.231.0.2      attached    100k    100M    200k   6000k tcp 8080 -> 80, udp 53-54 -> 53-54              "
-        "new   rik2     10.231.0.10     down           2    2000       4     120 -                                               "
-        "quiet rik1     10.231.0.6      ready         60     60k     120    3600 -                                               "
+        "NAME  INTERFACE GUEST           STATE     IN P/S  IN B/S OUT P/S OUT B/S EXPOSURES                                      "
+        "hello rik0      10.231.0.2      attached    100k    100M    200k   6000k tcp 8080 -> 80, udp 53-54 -> 53-54             "
+        "new   rik2      10.231.0.10     down           2    2000       4     120 -                                              "
+        "quiet rik1      10.231.0.6      ready         60     60k     120    3600 -                                              "
         "                                                                                                                        "
         "                                                                                                                        "
         "events──────────────────────────────────────────────────────────────────────────────────────────────────────────────────"

@@ -12,7 +12,7 @@ use crate::render;
 
 /// The columns of the printed table.
 pub(super) const HEADER: [&str; 9] =
-    ["NAME", "TAP", "GUEST", "STATE", "IN P/S", "IN B/S", "OUT P/S", "OUT B/S", "EXPOSURES"];
+    ["NAME", "INTERFACE", "GUEST", "STATE", "IN P/S", "IN B/S", "OUT P/S", "OUT B/S", "EXPOSURES"];
 
 /// The contents of the view, which are also the document of `top --output json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,6 +32,8 @@ pub(super) struct View {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Line {
     pub(super) name: String,
+    pub(super) interface: String,
+    /// The same, by its former name.
     pub(super) tap: String,
     pub(super) guest: IpAddr,
     pub(super) state: String,
@@ -90,10 +92,10 @@ impl View {
         let passed = before.map(|before| counted.at.duration_since(before.at));
         let line = |listed: &ListEntry| {
             let instance = &listed.instance;
-            let tap = InterfaceName::try_from(instance.tap.as_str()).ok();
+            let tap = InterfaceName::try_from(instance.interface.as_str()).ok();
             let now = tap.as_ref().and_then(|tap| counted.traffic.get(tap));
             let now = now.copied().unwrap_or_default();
-            // A TAP that is new, or was created anew, has counted from 0.
+            // An interface that is new, or was created anew, has counted from 0.
             let same = |traffic: &&Traffic| traffic.index == now.index;
             let before = before.and_then(|before| before.traffic.get(tap.as_ref()?).filter(same));
             let before = before.copied().unwrap_or_default();
@@ -101,6 +103,7 @@ impl View {
                 |count: fn(&Traffic) -> (u64, u64)| Flow::new(count(&before), count(&now), passed);
             Line {
                 name: instance.name.clone(),
+                interface: instance.interface.clone(),
                 tap: instance.tap.clone(),
                 guest: instance.guest.address,
                 state: render::state(listed),
@@ -142,7 +145,7 @@ impl Line {
         let exposures: Vec<_> = self.exposures.iter().map(ToString::to_string).collect();
         vec![
             self.name.clone(),
-            self.tap.clone(),
+            self.interface.clone(),
             self.guest.to_string(),
             self.state.clone(),
             number(self.incoming.packets_per_second),
@@ -202,7 +205,7 @@ pub(super) mod tests {
             { "port": "53-54", "targetPort": "53-54", "protocol": "UDP", "type": "NodePort" }
         ]);
         let value = serde_json::json!({
-            "name": name, "kind": "Function", "slot": slot, "tap": tap, "phase": "up", "link": link,
+            "name": name, "kind": "Function", "slot": slot, "interface": tap, "tap": tap, "phase": "up", "link": link,
             "guest": end(slot * 4 + 2, "06:00:00:00:00:00"), "host": end(slot * 4 + 1, "02:00:00:00:00:00"),
             "prefixLength": 30, "mtu": 1500,
             "exposures": if slot == 0 { exposures } else { serde_json::json!([]) },

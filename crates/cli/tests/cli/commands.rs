@@ -34,7 +34,7 @@ fn each_command_prints_text() {
     ];
     insta::assert_snapshot!(transcript(&environment, commands), @r#"
     $ riklet-sdn list
-    NAME  TAP  GUEST  HOST ADDRESS  STATE  EXPOSURES
+    NAME  INTERFACE  GUEST  HOST ADDRESS  STATE  EXPOSURES
     $ riklet-sdn check
     ---- stderr ----
     no drift
@@ -50,30 +50,30 @@ fn each_command_prints_text() {
     + routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 fwmark 0x40/0x40 lookup main
     + routing rule 32763: from 10.231.0.0/16 to 10.231.0.0/16 prohibit
     $ riklet-sdn up hello.json
-    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
-    hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  EXPOSURES
+    hello  rik0       10.231.0.2  10.231.0.1    tcp 8080 -> 3000
     $ riklet-sdn up hello.json
-    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
-    hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  EXPOSURES
+    hello  rik0       10.231.0.2  10.231.0.1    tcp 8080 -> 3000
     $ riklet-sdn plan hello.json
     ---- stderr ----
     nothing to do
     $ riklet-sdn up two.yaml
-    NAME      TAP   GUEST        HOST ADDRESS  EXPOSURES
-    resolver  rik1  10.231.0.6   10.231.0.5    udp 127.0.0.1:53 -> 53
-                                               tcp 8000-8002 -> 80-82
-    worker    rik2  10.231.0.10  10.231.0.9    -
+    NAME      INTERFACE  GUEST        HOST ADDRESS  EXPOSURES
+    resolver  rik1       10.231.0.6   10.231.0.5    udp 127.0.0.1:53 -> 53
+                                                    tcp 8000-8002 -> 80-82
+    worker    rik2       10.231.0.10  10.231.0.9    -
     $ riklet-sdn list
-    NAME      TAP   GUEST        HOST ADDRESS  STATE  EXPOSURES
-    hello     rik0  10.231.0.2   10.231.0.1    ready  tcp 8080 -> 3000
-    resolver  rik1  10.231.0.6   10.231.0.5    ready  udp 127.0.0.1:53 -> 53
-                                                      tcp 8000-8002 -> 80-82
-    worker    rik2  10.231.0.10  10.231.0.9    ready  -
+    NAME      INTERFACE  GUEST        HOST ADDRESS  STATE  EXPOSURES
+    hello     rik0       10.231.0.2   10.231.0.1    ready  tcp 8080 -> 3000
+    resolver  rik1       10.231.0.6   10.231.0.5    ready  udp 127.0.0.1:53 -> 53
+                                                           tcp 8000-8002 -> 80-82
+    worker    rik2       10.231.0.10  10.231.0.9    ready  -
     $ riklet-sdn inspect resolver
     name      resolver
     kind      Function
     phase     up
-    tap       rik1 (ready)
+    interface rik1 (ready)
     guest     10.231.0.6/30 06:52:49:4b:00:01
     host      10.231.0.5/30 0a:52:49:4b:00:01
     mtu       1500
@@ -188,6 +188,7 @@ fn each_command_prints_json() {
             "address": "10.231.0.1",
             "mac": "0a:52:49:4b:00:01"
           },
+          "interface": "rik0",
           "kind": "Function",
           "mtu": 1500,
           "name": "hello",
@@ -237,9 +238,9 @@ fn each_command_prints_json() {
       "steps": [
         "- firewall: tcp 8080 -> 10.231.0.2:3000",
         "- firewall: hairpin 10.231.0.2",
-        "- TAP rik0: out of service",
+        "- interface rik0: out of service",
         "- flows: of guest 10.231.0.2",
-        "- TAPs of draining slots: deleted"
+        "- interfaces of draining slots: deleted"
       ],
       "warnings": []
     }
@@ -362,13 +363,13 @@ fn drift_is_shown_and_repaired() {
     ];
     insta::assert_snapshot!(transcript(&environment, commands), @r#"
     $ riklet-sdn list
-    NAME   TAP   GUEST       HOST ADDRESS  STATE  EXPOSURES
-    hello  rik0  10.231.0.2  10.231.0.1    down   tcp 8080 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  STATE  EXPOSURES
+    hello  rik0       10.231.0.2  10.231.0.1    down   tcp 8080 -> 3000
     $ riklet-sdn inspect hello
     name      hello
     kind      Function
     phase     up
-    tap       rik0 (down)
+    interface rik0 (down)
     guest     10.231.0.2/30 06:52:49:4b:00:00
     host      10.231.0.1/30 0a:52:49:4b:00:01
     mtu       1500
@@ -419,8 +420,8 @@ fn verbose_output_lists_each_step() {
     let environment = Environment::new();
     let output = environment.run(&["-v", "up", "hello.json"]);
     insta::assert_snapshot!(output, @r"
-    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
-    hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  EXPOSURES
+    hello  rik0       10.231.0.2  10.231.0.1    tcp 8080 -> 3000
     ---- stderr ----
      INFO + TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
      INFO ~ firewall: all of it, guests 10.231.0.0/16, uplinks none
@@ -432,7 +433,7 @@ fn verbose_output_lists_each_step() {
     ");
     let output = environment.run(&["up", "hello.json", "-v"]);
     insta::assert_snapshot!(output, @r"
-    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
-    hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  EXPOSURES
+    hello  rik0       10.231.0.2  10.231.0.1    tcp 8080 -> 3000
     ");
 }

@@ -56,8 +56,8 @@ fn port_of_a_local_process_is_refused() {
         warning: other: tcp 9000 -> 3000 shadows PROCESS (pid N), which listens on tcp port 9000
         ");
         insta::assert_snapshot!(environment.run(&["up", "other.json"]), @r"
-        NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
-        other  rik1  10.231.0.6  10.231.0.5    tcp 9000 -> 3000
+        NAME   INTERFACE  GUEST       HOST ADDRESS  EXPOSURES
+        other  rik1       10.231.0.6  10.231.0.5    tcp 9000 -> 3000
         ---- stderr ----
         warning: other: tcp 9000 -> 3000 shadows PROCESS (pid N), which listens on tcp port 9000
         ");
@@ -203,8 +203,8 @@ fn foreign_interface_with_a_taps_name_is_kept() {
     // They need both slots, including the one whose name is taken.
     let output = environment.run(&["--pool", "10.231.0.0/29", "up", "hello.json", "other.json"]);
     insta::assert_snapshot!(output, @r"
-    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
-    other  rik1  10.231.0.6  10.231.0.5    tcp 81 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  EXPOSURES
+    other  rik1       10.231.0.6  10.231.0.5    tcp 81 -> 3000
     ---- stderr ----
     error: hello is not up: the interface rik0 exists and is not ours: its alias is empty
     hint: rename or delete rik0 (`ip link delete rik0`), then `riklet-sdn repair`

@@ -26,16 +26,16 @@ fn every_example_is_a_valid_definition() {
     // They do not conflict with each other.
     let all = environment.run(&[&["up"], &files[..]].concat()).success();
     insta::assert_snapshot!(all, @r"
-    NAME   TAP   GUEST        HOST ADDRESS  EXPOSURES
-    api    rik4  10.231.0.18  10.231.0.17   tcp 8081 -> 3000
-    fc     rik0  10.231.0.2   10.231.0.1    tcp 8070 -> 80
-    front  rik5  10.231.0.22  10.231.0.21   tcp 8082 -> 3000
-    hello  rik1  10.231.0.6   10.231.0.5    tcp 8080 -> 3000
-    ports  rik2  10.231.0.10  10.231.0.9    tcp 8090 -> 80
-                                            udp 5300 -> 5300
-                                            tcp 127.0.0.1:9090 -> 9090
-                                            tcp 7000-7010 -> 4000-4010
-    vm     rik3  10.231.0.14  10.231.0.13   tcp 8060 -> 3000
+    NAME   INTERFACE  GUEST        HOST ADDRESS  EXPOSURES
+    api    rik4       10.231.0.18  10.231.0.17   tcp 8081 -> 3000
+    fc     rik0       10.231.0.2   10.231.0.1    tcp 8070 -> 80
+    front  rik5       10.231.0.22  10.231.0.21   tcp 8082 -> 3000
+    hello  rik1       10.231.0.6   10.231.0.5    tcp 8080 -> 3000
+    ports  rik2       10.231.0.10  10.231.0.9    tcp 8090 -> 80
+                                                 udp 5300 -> 5300
+                                                 tcp 127.0.0.1:9090 -> 9090
+                                                 tcp 7000-7010 -> 4000-4010
+    vm     rik3       10.231.0.14  10.231.0.13   tcp 8060 -> 3000
     ");
 }
 

@@ -38,11 +38,11 @@ fn a_directory_stands_for_its_definitions() {
     error: empty has no file that ends in .json, .yaml, .yml
     ---- exit code 2 ----
     $ riklet-sdn up functions/a.yaml --file functions/b.json
-    NAME      TAP   GUEST        HOST ADDRESS  EXPOSURES
-    hello     rik2  10.231.0.10  10.231.0.9    tcp 8080 -> 3000
-    resolver  rik0  10.231.0.2   10.231.0.1    udp 127.0.0.1:53 -> 53
-                                               tcp 8000-8002 -> 80-82
-    worker    rik1  10.231.0.6   10.231.0.5    -
+    NAME      INTERFACE  GUEST        HOST ADDRESS  EXPOSURES
+    hello     rik2       10.231.0.10  10.231.0.9    tcp 8080 -> 3000
+    resolver  rik0       10.231.0.2   10.231.0.1    udp 127.0.0.1:53 -> 53
+                                                    tcp 8000-8002 -> 80-82
+    worker    rik1       10.231.0.6   10.231.0.5    -
     $ riklet-sdn list --quiet
     hello
     resolver

@@ -108,7 +108,8 @@ fn without_deferred(mut answer: Value) -> Value {
     if let Some(steps) = answer.get_mut("steps").and_then(Value::as_array_mut) {
         steps.retain(|step| {
             let step = step.as_str().unwrap();
-            !(step.starts_with("- flows: of guest") || step == "- TAPs of draining slots: deleted")
+            !(step.starts_with("- flows: of guest")
+                || step == "- interfaces of draining slots: deleted")
         });
     }
     answer

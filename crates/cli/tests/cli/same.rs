@@ -135,7 +135,8 @@ fn answered(stdout: &str) -> String {
     if let Some(steps) = document["steps"].as_array_mut() {
         let later = |step: &Value| {
             let step = step.as_str().unwrap();
-            step.starts_with("- flows: of guest") || step == "- TAPs of draining slots: deleted"
+            step.starts_with("- flows: of guest")
+                || step == "- interfaces of draining slots: deleted"
         };
         steps.retain(|step| !later(step));
     }

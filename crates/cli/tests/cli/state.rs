@@ -174,8 +174,8 @@ fn unreadable_record_affects_only_its_function() {
     ];
     insta::assert_snapshot!(transcript(&environment, commands), @r"
     $ riklet-sdn list
-    NAME   TAP   GUEST       HOST ADDRESS  STATE  EXPOSURES
-    other  rik1  10.231.0.6  10.231.0.5    ready  tcp 8081 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  STATE  EXPOSURES
+    other  rik1       10.231.0.6  10.231.0.5    ready  tcp 8081 -> 3000
     ---- stderr ----
      WARN the record of hello cannot be read: record:1:1: apiVersion: missing
     $ riklet-sdn check
@@ -200,8 +200,8 @@ fn unreadable_record_affects_only_its_function() {
     $ riklet-sdn repair --rebuild
     recorded hello
     $ riklet-sdn list
-    NAME   TAP   GUEST       HOST ADDRESS  STATE  EXPOSURES
-    hello  rik0  10.231.0.2  10.231.0.1    ready  tcp 8080 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  STATE  EXPOSURES
+    hello  rik0       10.231.0.2  10.231.0.1    ready  tcp 8080 -> 3000
     ");
 }
 
@@ -221,8 +221,8 @@ fn intact_database_is_set_aside_only_with_force() {
     ---- stderr ----
     the former database is now $DIR/state/riklet-sdn.db.corrupt-1
     $ riklet-sdn list
-    NAME   TAP   GUEST       HOST ADDRESS  STATE  EXPOSURES
-    hello  rik0  10.231.0.2  10.231.0.1    ready  tcp 8080 -> 3000
+    NAME   INTERFACE  GUEST       HOST ADDRESS  STATE  EXPOSURES
+    hello  rik0       10.231.0.2  10.231.0.1    ready  tcp 8080 -> 3000
     ");
     damage(&environment, APPLICATION, &[0, 0, 0, 9]);
     insta::assert_snapshot!(transcript(&environment, [rebuild, insist]), @r"

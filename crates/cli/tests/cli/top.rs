@@ -92,9 +92,9 @@ fn top_measures_rates_without_a_daemon() {
     let still = |text: &String| text.matches("  0  ").count() == 8;
     let text = (0..50).map(|_| table()).find(still).expect("it comes to rest");
     insta::assert_snapshot!(text, @r"
-    NAME   TAP   GUEST       STATE     IN P/S  IN B/S  OUT P/S  OUT B/S  EXPOSURES
-    hello  rik0  10.231.0.2  attached  0       0       0        0        tcp 8080 -> 3000
-    quiet  rik1  10.231.0.6  ready     0       0       0        0        tcp 9090 -> 3000
+    NAME   INTERFACE  GUEST       STATE     IN P/S  IN B/S  OUT P/S  OUT B/S  EXPOSURES
+    hello  rik0       10.231.0.2  attached  0       0       0        0        tcp 8080 -> 3000
+    quiet  rik1       10.231.0.6  ready     0       0       0        0        tcp 9090 -> 3000
     ");
     // Problems are shown next to the table.
     environment.tool("ip", &["link", "set", "rik1", "down"]);

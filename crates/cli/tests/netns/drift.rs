@@ -29,7 +29,7 @@ const OF_THE_NODE: [Drift; 20] = [
     drift("ip address delete 10.231.0.1/30 dev rik0", &["~ TAP rik0: address 10.231.0.1/30"]),
     drift("ip address flush dev rik0", &["~ TAP rik0: address 10.231.0.1/30"]),
     drift("ip address add 192.0.2.9/32 dev rik0", &["- address 192.0.2.9/32 of rik0"]),
-    drift("ip link set rik0 alias riklet-sdn:other", &["~ TAP rik0: alias \"riklet-sdn:f0 "]),
+    drift("ip link set rik0 alias riklet-sdn:other", &["~ interface rik0: alias \"riklet-sdn:f0 "]),
     drift(
         "ip link set rik0 address 02:00:00:00:00:99",
         &["~ TAP rik0: MAC address 0a:52:49:4b:00:01"],

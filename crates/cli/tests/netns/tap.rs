@@ -46,7 +46,7 @@ fn tap_matches_its_definition_and_is_repaired() {
     world.node.tool(&["ip", "tuntap", "add", "dev", "rik0", "mode", "tap", "user", "1"]);
     world.node.tool(&["ip", "link", "set", "rik0", "alias", alias]);
     let drift = world.riklet(&["check"], "");
-    let line = "- TAP rik0: cannot be changed to several queues";
+    let line = "- interface rik0: cannot be changed to several queues";
     assert!(drift.code == Some(1) && drift.stdout.contains(line), "{drift}");
     world.riklet(&["repair"], "").success();
     world.riklet(&["check"], "").success();

@@ -51,12 +51,12 @@ impl fmt::Display for Step {
                 tap.group.iter().try_for_each(|id| write!(f, ", owning group {id}"))?;
                 if tap.multi_queue { f.write_str(", several queues") } else { Ok(()) }
             }
-            Self::SetAlias(name, alias) => write!(f, "~ TAP {name}: alias {alias:?}"),
+            Self::SetAlias(name, alias) => write!(f, "~ interface {name}: alias {alias:?}"),
             Self::SetOwner(name, _, differences) => {
                 write!(f, "~ TAP {name}: {}", list(differences))
             }
             Self::DeleteLink(name, differences) => {
-                write!(f, "- TAP {name}: cannot be changed to {}", list(differences))
+                write!(f, "- interface {name}: cannot be changed to {}", list(differences))
             }
             // One that is not limited any more, and had a twin only, has no difference.
             Self::Shape(spec, differences) if differences.is_empty() => {
@@ -94,7 +94,7 @@ impl fmt::Display for Step {
             }
             Self::DrainLinks(names) => out_of_service(f, names.keys()),
             Self::RetireLinks(names) => out_of_service(f, names.iter()),
-            Self::DeleteLinks(_) => f.write_str("- TAPs of draining slots: deleted"),
+            Self::DeleteLinks(_) => f.write_str("- interfaces of draining slots: deleted"),
             Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
         }
     }
@@ -112,7 +112,7 @@ fn out_of_service<'a>(
     f: &mut fmt::Formatter<'_>,
     names: impl Iterator<Item = &'a InterfaceName>,
 ) -> fmt::Result {
-    let lines: Vec<_> = names.map(|name| format!("- TAP {name}: out of service")).collect();
+    let lines: Vec<_> = names.map(|name| format!("- interface {name}: out of service")).collect();
     join(f, &lines, "\n")
 }
 

@@ -149,7 +149,7 @@ fn a_changed_definition_touches_only_what_changed() {
     let wanted =
         desired([fragment(0, "a", &changed), fragment(1, "b", &[(Protocol::Tcp, "81", "81")])]);
     insta::assert_snapshot!(plan(&wanted, &after(&before)), @r#"
-    ~ TAP rik0: alias "riklet-sdn@0000000000000001:a tcp:80:80 udp:54:53 /run/riklet-sdn"
+    ~ interface rik0: alias "riklet-sdn@0000000000000001:a tcp:80:80 udp:54:53 /run/riklet-sdn"
     - firewall: udp 53 -> 10.231.0.2:53
     + firewall: udp 54 -> 10.231.0.2:53
     - flows: udp 53 -> 10.231.0.2:53
@@ -163,9 +163,9 @@ fn exposures_are_removed_before_their_tap() {
     insta::assert_snapshot!(plan(&desired([]), &after(&before)), @r"
     - firewall: tcp 80 -> 10.231.0.2:80
     - firewall: hairpin 10.231.0.2
-    - TAP rik0: out of service
+    - interface rik0: out of service
     - flows: of guest 10.231.0.2
-    - TAPs of draining slots: deleted
+    - interfaces of draining slots: deleted
     ");
 }
 
@@ -225,13 +225,13 @@ fn a_purge_turns_forwarding_off_before_it_removes_the_firewall() {
     wanted.base_ruleset = None;
     wanted.sysctls = BTreeMap::from([(UPLINK.to_owned(), "0".to_owned())]);
     insta::assert_snapshot!(plan(&wanted, &observed), @r"
-    - TAP rik0: out of service
+    - interface rik0: out of service
     ~ sysctl net.ipv4.conf.eth0.forwarding = 0
     - passage through the foreign chain iptables-legacy filter FORWARD
     - firewall: all of it
     - firewall: tables left empty
     - flows: of guest 10.231.0.2
-    - TAPs of draining slots: deleted
+    - interfaces of draining slots: deleted
     ");
 }
 
@@ -282,7 +282,7 @@ fn a_tap_gets_its_owner_before_anything_else_changes() {
 fn a_difference_that_cannot_be_configured_replaces_the_tap() {
     let before = desired([run_as(Some(1000), 1)]);
     insta::assert_snapshot!(plan(&desired([run_as(None, 2)]), &after(&before)), @r#"
-    - TAP rik0: cannot be changed to several queues
+    - interface rik0: cannot be changed to several queues
     + TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00, several queues
     "#);
 }

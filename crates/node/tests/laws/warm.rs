@@ -24,7 +24,7 @@ pub(crate) enum Turn {
     Begin(Vec<Operation>),
     /// Creates this number of TAPs in advance.
     Reserve(usize),
-    /// Deletes the TAPs of draining slots.
+    /// Deletes the interfaces of draining slots.
     Drain,
     /// Heals every slot, and the objects that all slots share.
     Heal,

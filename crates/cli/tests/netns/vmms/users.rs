@@ -61,7 +61,7 @@ fn each_vmm_has_a_user_of_its_own() {
     for (name, uid, program) in [("hello", users[0], &first), ("second", users[1], &second)] {
         let interface = world.riklet(&["--output", "json", "inspect", name], "").success();
         let inspected: Value = serde_json::from_str(&interface).unwrap();
-        let tap = inspected["tap"].as_str().expect("a name");
+        let tap = inspected["interface"].as_str().expect("a name");
         assert_eq!(tap, format!("rik{}", uid - slots - 1));
         let shown = world.node.tool(&["ip", "-d", "link", "show", tap]);
         assert!(shown.contains(&format!("user {uid} ")), "{shown}");

@@ -89,7 +89,7 @@ pub(crate) fn nic(instance: &Value) -> Nic {
     let octets = octets.split(':').map(|octet| u8::from_str_radix(octet, 16).expect("a MAC"));
     let octets: Vec<u8> = octets.collect();
     Nic {
-        interface: text(&instance["tap"]),
+        interface: text(&instance["interface"]),
         address: address("guest").expect("the guest's address"),
         gateway: address("host").expect("the host's address"),
         mac: MacAddress::new(octets.try_into().expect("six octets")),

@@ -73,7 +73,7 @@ impl Recorded {
             .expect("one definition is one workload");
         Self {
             workload,
-            slot: Slot::of_interface(&text(&listed["tap"])).expect("a TAP"),
+            slot: Slot::of_interface(&text(&listed["interface"])).expect("a TAP"),
             guest: text(&listed["guest"]["address"]).parse().expect("an address"),
             host: format!("{}/{}", text(&listed["host"]["address"]), listed["prefixLength"]),
         }
