@@ -59,7 +59,8 @@ const LEFT_OUT: [&str; 26] = [
     "clone3",
 ];
 
-/// The environment variable that has more calls tried: so many times as many, by a new seed, or `all` calls with all errors.
+/// The environment variable that has more calls tried: so many times as many, by a new seed, `all` calls with all errors, or a
+/// piece of these, such as `3/40`.
 const MORE: &str = "RIKLET_SDN_INJECT";
 /// The seed of the calls that are tried otherwise: what fails in one run fails in all.
 const SEED: u64 = 11;
@@ -250,14 +251,17 @@ pub(super) fn chosen<T: Clone>(
     calls: &[T],
     sample: usize,
 ) -> Vec<(T, Injected)> {
-    let times = match more().as_deref() {
-        Some("all") => {
-            let all = calls.iter().flat_map(|call| ERRORS.map(|injected| (call.clone(), injected)));
-            return all.collect();
-        }
-        Some(times) => times.parse().expect("a number"),
-        None => 1,
-    };
+    let more = more();
+    let piece = more
+        .as_deref()
+        .and_then(|more| if more == "all" { Some(("1", "1")) } else { more.split_once('/') });
+    if let Some((piece, pieces)) = piece {
+        let [piece, pieces] =
+            [piece, pieces].map(|number| number.parse::<usize>().expect("a number"));
+        let all = calls.iter().flat_map(|call| ERRORS.map(|injected| (call.clone(), injected)));
+        return all.skip(piece - 1).step_by(pieces).collect();
+    }
+    let times = more.map_or(1, |times| times.parse().expect("a number"));
     let one = |_| (random.pick(calls).clone(), *random.pick(&ERRORS));
     (0..sample * times).map(one).collect()
 }
