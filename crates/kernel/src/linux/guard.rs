@@ -19,7 +19,7 @@ use netlink_packet_route::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{
-    netlink::{NetlinkRequest, decode},
+    netlink::{NetlinkRequest, decode, or_none},
     route::Route,
     shaping,
 };
@@ -132,7 +132,7 @@ impl Route {
         slot: Slot,
         addresses: &SmallSet<IpNet>,
     ) -> Result<bool, Refusal> {
-        let found = hooked.and_then(|blocks| self.guard_in(blocks));
+        let found = self.guard_of(hooked)?;
         Ok(found.is_some_and(|guard| guard.fits(slot, addresses)) || !self.can_guard()?)
     }
 
@@ -144,17 +144,14 @@ impl Route {
         slot: Slot,
         addresses: &SmallSet<IpNet>,
     ) -> Result<bool, Refusal> {
-        let found = hooked.and_then(|blocks| self.guard_in(blocks));
+        let found = self.guard_of(hooked)?;
         Ok(found == Some(Guard::of_interface(slot, addresses)) || !self.can_guard()?)
     }
 
     /// Returns the blocks of the hooks of an interface, if they are ours.
     pub(super) fn hooked(&mut self, index: u32) -> Result<Option<Blocks>, Refusal> {
         // The kernel sends the answer to everybody who listens, and to us if we ask for an echo.
-        let found = match self.socket.query(&get_hooks(index), NLM_F_ECHO) {
-            Err(refusal) if refusal.errno.is_some() => vec![],
-            found => found?,
-        };
+        let found = or_none(self.socket.query(&get_hooks(index), NLM_F_ECHO))?;
         let hooked = found.iter().filter_map(hooked).find(|(hooked, _)| *hooked == index);
         Ok(hooked.map(|(_, blocks)| blocks))
     }
@@ -182,8 +179,10 @@ impl Route {
         hooked: &BTreeMap<u32, Blocks>,
     ) -> Result<Option<BTreeMap<u32, Guard>>, Refusal> {
         let pairs: BTreeSet<_> = hooked.values().copied().collect();
-        let guards: BTreeMap<_, _> =
-            pairs.into_iter().filter_map(|blocks| Some((blocks, self.guard_in(blocks)?))).collect();
+        let mut guards = BTreeMap::new();
+        for blocks in pairs {
+            guards.extend(self.guard_in(blocks)?.map(|guard| (blocks, guard)));
+        }
         let guarded = |(index, blocks): (&u32, _)| Some((*index, *guards.get(blocks)?));
         let found: BTreeMap<u32, Guard> = hooked.iter().filter_map(guarded).collect();
         // If nothing has the guard, the kernel may not have what it takes.
@@ -196,15 +195,22 @@ impl Route {
         self.socket.send_each(vec![no_hooks(index)]).map(drop)
     }
 
+    fn guard_of(&mut self, hooked: Option<Blocks>) -> Result<Option<Guard>, Refusal> {
+        hooked.map_or(Ok(None), |blocks| self.guard_in(blocks))
+    }
+
     /// Returns the guard whose programs, of this version, are in these blocks. A block that does not exist has none.
-    fn guard_in(&mut self, blocks: Blocks) -> Option<Guard> {
-        let [from_guests, to_guests] = [blocks.from_guests, blocks.to_guests].map(|block| {
-            let request = RouteNetlinkMessage::GetTrafficFilter(of_block(block));
-            let found = self.socket.query(&request, NLM_F_DUMP).unwrap_or_default();
-            found.iter().flat_map(programs_of).collect::<Vec<_>>()
-        });
-        let guard = from_guests.iter().find_map(|program| Guard::read(program))?;
-        to_guests.contains(&guard::bytes(&guard::to_guest())).then_some(guard)
+    fn guard_in(&mut self, blocks: Blocks) -> Result<Option<Guard>, Refusal> {
+        let from_guests = self.programs_in(blocks.from_guests)?;
+        let to_guests = self.programs_in(blocks.to_guests)?;
+        let guard = from_guests.iter().find_map(|program| Guard::read(program));
+        Ok(guard.filter(|_| to_guests.contains(&guard::bytes(&guard::to_guest()))))
+    }
+
+    fn programs_in(&mut self, block: u32) -> Result<Vec<Vec<u8>>, Refusal> {
+        let request = RouteNetlinkMessage::GetTrafficFilter(of_block(block));
+        let found = or_none(self.socket.query(&request, NLM_F_DUMP))?;
+        Ok(found.iter().flat_map(programs_of).collect())
     }
 
     /// Reports whether the kernel has what the guard is made of. Tries it once, in a network namespace of its own.

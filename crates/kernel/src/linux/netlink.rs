@@ -332,6 +332,18 @@ impl AsFd for Socket {
     }
 }
 
+/// Returns nothing if the kernel knows no such object, or nothing of its kind, and otherwise what it has answered.
+pub(super) fn or_none<T>(answer: Result<Vec<T>, Refusal>) -> Result<Vec<T>, Refusal> {
+    /// `tc_get_qdisc` of `net/sched/sch_api.c` answers so if another handle stands where ours is looked for.
+    const EINVAL: i32 = 22;
+    const EOPNOTSUPP: i32 = 95;
+    const ABSENT: [i32; 4] = [Refusal::ENOENT, Refusal::ENODEV, EINVAL, EOPNOTSUPP];
+    match answer {
+        Err(refusal) if refusal.errno.is_some_and(|errno| ABSENT.contains(&errno)) => Ok(vec![]),
+        answer => answer,
+    }
+}
+
 /// Decodes a message; `None` if the library cannot: an unknown attribute of a foreign object must not hide the other
 /// objects.
 pub(super) fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {

@@ -24,7 +24,7 @@ use super::{
     guard::{self, Blocks, Filters, of_block, of_priority},
     link::{Part, delete, set_link, slot},
     link_state::{TwinLink, attribute, twin},
-    netlink::{NetlinkRequest, attributes, read_u32},
+    netlink::{NetlinkRequest, attributes, or_none, read_u32},
     route::Route,
 };
 use crate::{KernelError, Refusal};
@@ -89,7 +89,7 @@ impl Route {
             Some(twin) => self.bucket(twin.index)?,
             None => None,
         };
-        Ok(state(to_guest, self.target(block), twin, bucket))
+        Ok(state(to_guest, self.target(block)?, twin, bucket))
     }
 
     /// Returns the limits of all interfaces that have any, by their indices, if these have these blocks for themselves.
@@ -109,7 +109,7 @@ impl Route {
         for (index, block) in own {
             let twin = Blocks::slot_of_own(block).and_then(|slot| twins.remove(&slot));
             let bucket = twin.as_ref().and_then(|twin| buckets.get(&twin.index)).copied();
-            let target = self.target(block);
+            let target = self.target(block)?;
             found.insert(index, state(buckets.get(&index).copied(), target, twin, bucket));
         }
         Ok(found)
@@ -142,16 +142,14 @@ impl Route {
     fn bucket(&mut self, index: u32) -> Result<Option<Bucket>, Refusal> {
         let message = guard::message(index, HANDLE, ROOT);
         let message = RouteNetlinkMessage::GetQueueDiscipline(message);
-        match self.socket.query_as(&message, NLM_F_ECHO, bucket) {
-            Err(refusal) if refusal.errno.is_some() => Ok(None),
-            found => Ok(found?.into_iter().find(|(of, _)| *of == index).map(|(_, bucket)| bucket)),
-        }
+        let found = or_none(self.socket.query_as(&message, NLM_F_ECHO, bucket))?;
+        Ok(found.into_iter().find(|(of, _)| *of == index).map(|(_, bucket)| bucket))
     }
 
     /// Returns the index of the interface that the filter in a block leads to. A block that does not exist has none.
-    fn target(&mut self, block: u32) -> Option<u32> {
+    fn target(&mut self, block: u32) -> Result<Option<u32>, Refusal> {
         let request = RouteNetlinkMessage::GetTrafficFilter(of_block(block));
-        self.socket.query_as(&request, NLM_F_DUMP, target).unwrap_or_default().pop()
+        Ok(or_none(self.socket.query_as(&request, NLM_F_DUMP, target))?.pop())
     }
 
     /// Limits the traffic of an interface as specified.

@@ -144,6 +144,21 @@ on_every_firewall!(error_at_a_system_call_is_reported_and_leaves_nothing, |world
     assert_same(&before, &SystemState::take(&world.node));
 });
 
+on_every_firewall!(a_look_that_fails_is_no_drift, |world| {
+    let _function = world.start([(function("web", &[exposure(Tcp, 8000, 3000)]), &[(Tcp, 3000)])]);
+    let check = ["check"];
+    let asks = |call: &Call| matches!(&*call.name, "sendto" | "recvfrom" | "recvmsg" | "sendmsg");
+    let calls = strace::calls(world, &check, "");
+    let mut failed = 0;
+    for call in calls.iter().filter(|call| asks(call)) {
+        let injected = Injected::named("EIO");
+        let output = strace::inject(world, call, injected, &check, "");
+        assert_honest(world, call, injected, &output);
+        failed += u32::from(output.code != Some(0));
+    }
+    assert!(failed > 0, "no question to the kernel failed");
+});
+
 on_every_firewall!(a_thread_that_cannot_be_started_ends_no_command, |world| {
     let (web, injected) = (up(web()), Injected::named("EAGAIN"));
     // The first `up` has more to do. Its record is there when that of the next one is looked for.
