@@ -4,6 +4,7 @@ mod daemon;
 mod finding;
 mod microvm;
 mod network;
+mod records;
 
 use std::{
     cmp::Reverse,
@@ -20,7 +21,7 @@ use riklet_core::{
 use riklet_kernel::{Firewall, ForeignChains, HostFacts, Kernel, Links, NetworkManagers, Routes};
 use riklet_sdn::{
     Config, Drift, FirewallChoice, ListedInstance, Node, NodeError, UplinkFlaw, Warning,
-    store::{Setting, Store},
+    store::StoreError,
 };
 
 use self::{
@@ -30,6 +31,7 @@ use self::{
         forwarding, left_open, loopback, pool, read_only_sysctls, resolvers, routing_rule, uplink,
         uplinks,
     },
+    records::Records,
 };
 use super::{
     error::{CliError, chain},
@@ -45,12 +47,15 @@ const MOST_BANS: usize = 20;
 pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitCode, CliError> {
     const HOST: u8 = 3;
     let config = node.config().clone();
-    let open = node.left_open().ok();
+    let records = Records::open(&config);
+    let at_rest = records.are_at_rest();
+    let open = if at_rest { node.left_open().ok() } else { None };
     let flaws = node.uplink_flaws().unwrap_or_default();
-    let checked = node.check();
-    let published = published(&node.list().unwrap_or_default());
-    let mut findings = look(&config, node.kernel(), (open.as_ref(), &flaws), &published);
-    findings.extend(functions(checked));
+    let checked = at_rest.then(|| node.check());
+    let listed = if at_rest { node.list().unwrap_or_default() } else { vec![] };
+    let functions_of = (&records, &published(&listed));
+    let mut findings = look(&config, node.kernel(), (open.as_ref(), &flaws), functions_of);
+    findings.extend(checked.into_iter().flat_map(functions));
     output.print(
         || {
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
@@ -66,11 +71,11 @@ fn look(
     config: &Config,
     kernel: &mut impl Kernel,
     (open, flaws): (Option<&Confinement>, &[UplinkFlaw]),
-    published: &BTreeSet<Entry>,
+    (records, published): (&Records, &BTreeSet<Entry>),
 ) -> Vec<Finding> {
-    let decided = decided(config);
+    let decided = records.decided();
     let mut findings = vec![privilege(), tun()];
-    findings.extend(firewall(config, decided, kernel, published));
+    findings.extend(firewall(config, records, kernel, published));
     findings.push(forwarding(kernel));
     findings.extend(read_only_sysctls(config, kernel));
     findings.extend(open.filter(|open| !open.is_empty()).map(left_open));
@@ -82,7 +87,7 @@ fn look(
     findings.extend(resolvers(kernel));
     findings.extend(pool(config, decided, kernel));
     findings.extend(decided.and_then(|(_, pool)| routing_rule(pool, kernel)));
-    findings.push(state(config));
+    findings.extend(records.findings(&config.state_dir));
     findings.extend(daemon::stopped(&config.state_dir));
     let facts = riklet_vmm::supervisor::facts();
     findings.extend(vmms(&facts));
@@ -92,10 +97,11 @@ fn look(
 
 fn firewall(
     config: &Config,
-    decided: Option<(Backend, Pool)>,
+    records: &Records,
     kernel: &mut (impl Firewall + ForeignChains + HostFacts + NetworkManagers + Routes),
     published: &BTreeSet<Entry>,
 ) -> Vec<Finding> {
+    let decided = records.decided();
     let uplinks = uplinks(config, kernel).unwrap_or_default();
     let nftables = match kernel.foreign_chains(Backend::Nftables, &uplinks) {
         Ok(_) => Finding::ok("nf_tables", "the kernel has it"),
@@ -129,7 +135,7 @@ fn firewall(
     };
     if let Some((backend, how)) = backend {
         findings.push(Finding::ok("firewall", format!("{backend} {how}")));
-        findings.extend(refusal(config, backend, kernel));
+        findings.extend(refusal(config.egress.or_else(|| records.egress()), backend, kernel));
         let foreign_chains = kernel.foreign_chains(backend, &uplinks).unwrap_or_default();
         let files = kernel.manager_files().unwrap_or_default();
         findings.extend(plan::cut_offs(&foreign_chains, &files).iter().map(cut_off));
@@ -153,11 +159,14 @@ fn firewall(
 
 /// Returns a finding if the kernel lacks what this backend refuses services of the host with, and the reach of guests asks
 /// for that.
-fn refusal(config: &Config, backend: Backend, kernel: &mut impl Firewall) -> Option<Finding> {
-    let recorded = || Store::open_existing(&config.state_dir).ok()??.egress().ok()?;
-    let egress = config.egress.or_else(recorded).unwrap_or_default();
+fn refusal(
+    egress: Option<Egress>,
+    backend: Backend,
+    kernel: &mut impl Firewall,
+) -> Option<Finding> {
     // Who may not ask is told so by other findings. The legacy iptables does not answer before it is loaded.
-    let lacks = egress != Egress::All && matches!(kernel.can_refuse(backend), Ok(false));
+    let lacks = egress.unwrap_or_default() != Egress::All
+        && matches!(kernel.can_refuse(backend), Ok(false));
     lacks.then(|| {
         Finding::fail(
             "firewall",
@@ -182,14 +191,19 @@ fn functions(checked: Result<Drift, NodeError>) -> Vec<Finding> {
             });
             claim.into_iter().chain(drift.warnings.iter().map(warning)).collect()
         }
-        // The finding about the records has the reason otherwise.
         Err(_) if input::require_privilege().is_err() => {
             vec![Finding::unseen(
                 "ports",
                 "which ports of functions somebody else has, and whose the functions on this host are",
             )]
         }
-        Err(_) => vec![],
+        // The finding about the records has the reason.
+        Err(NodeError::Store(error)) if !matches!(error, StoreError::Busy { .. }) => vec![],
+        Err(error) => {
+            let advice = error.hint().unwrap_or_else(|| "mend that, and run it again".to_owned());
+            let found = format!("not compared with the records: {}", chain(&error));
+            vec![Finding::fail("functions", found, advice)]
+        }
     }
 }
 
@@ -291,14 +305,6 @@ fn foreign_chain(state: &ForeignChainState, in_use: bool) -> Finding {
     )
 }
 
-/// Returns the backend and the pool that the node has used since its first instance.
-fn decided(config: &Config) -> Option<(Backend, Pool)> {
-    let store = Store::open_existing(&config.state_dir).ok()??;
-    let setting = |setting| store.setting(setting).ok().flatten();
-    let backend = Backend::from_name(&setting(Setting::Backend)?)?;
-    Some((backend, setting(Setting::Pool)?.parse().ok()?))
-}
-
 /// Returns a finding for each firewall that may reload its rules, recognized by what it leaves on a host.
 fn other_firewalls(kernel: &mut impl Links) -> Vec<Finding> {
     let mut has_link = |name: &str| {
@@ -320,17 +326,4 @@ fn other_firewalls(kernel: &mut impl Links) -> Vec<Finding> {
         )
     })
     .collect()
-}
-
-fn state(config: &Config) -> Finding {
-    let dir = config.state_dir.display();
-    match Store::open_existing(&config.state_dir).and_then(|s| s.map(|s| s.count()).transpose()) {
-        Ok(None) => Finding::ok("records", format!("none yet in {dir}")),
-        Ok(Some(count)) => Finding::ok("records", format!("{count} in {dir}")),
-        Err(error) if error.is_permission() => Finding::unseen("records", chain(&error)),
-        Err(error) => {
-            let advice = error.hint().unwrap_or_else(|| "use another --state-dir".to_owned());
-            Finding::fail("records", chain(&error), advice)
-        }
-    }
 }

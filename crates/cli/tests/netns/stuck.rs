@@ -4,12 +4,12 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use riklet_sdn::{
     process::LockHolder,
-    store::{Lock, daemon_lock},
+    store::{BUSY_TIMEOUT, LOCK_TIMEOUT, Lock, daemon_lock},
 };
 use rustix::process::Signal;
 
@@ -179,6 +179,108 @@ fn open_transaction_of_another_process_is_named() {
     });
     assert_eq!(reply.status, 200, "{reply:?}");
     world.riklet(&["check"], "").success();
+}
+
+/// Commands that change nothing, and that need the lock.
+const LOOKS: [&[&str]; 3] = [&["plan", "-"], &["check"], &["top", "--once", "--interval", "0.1"]];
+const EXPLAIN: [&str; 4] = ["explain", "web", "to", "192.0.2.1:443"];
+
+/// Asserts that commands which read end in time behind a lock that this process keeps: those that need no lock with what they
+/// read, and the others with its name.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "the time that commands take")]
+fn assert_reading_ends(world: &World, holder: u32, daemon: &[&str], within: Duration) {
+    let begun = Instant::now();
+    let named = format!("stays locked by process {holder} (");
+    thread::scope(|scope| {
+        for command in [&["list"][..], &["inspect", "web"], &["--output", "json", "ps"]] {
+            let command = [daemon, command].concat();
+            scope.spawn(move || world.riklet(&command, "").success());
+        }
+        scope.spawn(move || {
+            let explained = world.riklet(&[daemon, &EXPLAIN].concat(), "");
+            assert!(explained.stdout.contains("192.0.2.1"), "{explained}");
+        });
+        for command in LOOKS {
+            let (command, named) = ([daemon, command].concat(), &named);
+            scope.spawn(move || {
+                let refused = world.riklet(&command, &definition("web", 8080)).failure(1);
+                assert!(refused.contains(named) && refused.contains("hint: "), "{refused}");
+            });
+        }
+        let named = &named;
+        scope.spawn(move || {
+            let found = world.riklet(&[daemon, &["doctor"]].concat(), "");
+            assert!(found.stdout.contains(named) && found.stdout.contains(" lock "), "{found}");
+        });
+    });
+    assert!(begun.elapsed() < within, "it took {:?}", begun.elapsed());
+}
+
+#[test]
+fn commands_that_read_end_behind_a_stopped_process() {
+    let world = &World::new(Firewall::Nftables);
+    world.riklet(&["up", "-"], &definition("web", 8080)).success();
+    let holder = hold_lock(world, &state_dir(world).join("lock"));
+    holder.signal(Signal::STOP);
+    assert_reading_ends(world, holder.id(), &[], SOON);
+    holder.signal(Signal::KILL);
+    drop(holder);
+    let daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    let holder = hold_lock(world, &state_dir(world).join("lock"));
+    holder.signal(Signal::STOP);
+    assert_reading_ends(world, holder.id(), &[], SOON);
+    assert_reading_ends(world, holder.id(), &["--no-daemon"], SOON);
+    holder.signal(Signal::KILL);
+}
+
+#[test]
+fn commands_that_read_end_behind_a_process_at_work() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    world.riklet(&["up", "-"], &definition("web", 8080)).success();
+    daemon.wait_until_idle();
+    let holder = hold_lock(world, &state_dir(world).join("lock"));
+    thread::scope(|scope| {
+        for daemon in [&[][..], &["--no-daemon"]] {
+            let holder = holder.id();
+            scope.spawn(move || assert_reading_ends(world, holder, daemon, LOCK_TIMEOUT + SOON));
+        }
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the time that a command takes")]
+fn commands_that_read_end_beside_an_open_transaction() {
+    let world = &World::new(Firewall::Nftables);
+    world.riklet(&["up", "-"], &definition("web", 8080)).success();
+    let path = state_dir(world).join("riklet-sdn.db");
+    let foreign = rusqlite::Connection::open(path).expect("the database");
+    let named = format!("stays locked by process {} (", std::process::id());
+    foreign.execute_batch("BEGIN IMMEDIATE").expect("a transaction");
+    for command in [&["list"][..], &["check"], &["doctor"], &["inspect", "web"]] {
+        world.riklet(command, "").success();
+    }
+    let refused = world.riklet(&["plan", "-"], &definition("other", 8081)).failure(1);
+    assert!(refused.contains(&named), "{refused}");
+    foreign.execute_batch("COMMIT; BEGIN EXCLUSIVE").expect("a transaction");
+    thread::scope(|scope| {
+        let looks = [&["list"][..], &["inspect", "web"], &["ps"], &["logs", "web"], &EXPLAIN];
+        for command in LOOKS.into_iter().chain(looks) {
+            let named = &named;
+            scope.spawn(move || {
+                let refused = world.riklet(command, &definition("web", 8080)).failure(1);
+                assert!(refused.contains(named), "{refused}");
+            });
+        }
+        let (named, begun) = (&named, Instant::now());
+        scope.spawn(move || {
+            let found = world.riklet(&["doctor"], "");
+            assert!(found.stdout.contains(named), "{found}");
+            assert!(begun.elapsed() < BUSY_TIMEOUT + SOON, "it took {:?}", begun.elapsed());
+        });
+    });
 }
 
 #[test]

@@ -155,6 +155,15 @@ impl Lock {
     }
 }
 
+/// Waits until no operation is in progress on the records in this directory, but no longer than `limit`. Creates nothing.
+///
+/// # Errors
+/// Fails with [`StoreError::Busy`], which names the process at work, after that time, or earlier if that process is stopped;
+/// also if the lock cannot be opened.
+pub fn await_rest(dir: &Path, limit: Duration) -> Result<(), StoreError> {
+    Lock::shared_within(dir, limit).map(drop)
+}
+
 /// Returns another process that holds the lock of this directory, or else one that has a transaction of its database open.
 #[must_use]
 pub fn lock_holder(dir: &Path) -> Option<LockHolder> {
