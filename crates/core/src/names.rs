@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     digest,
-    firewall::{Entry, SPECIAL_RANGES},
+    firewall::{Entry, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
     model::{EgressPolicy, InstanceName, NameRule, Pool, Protocol},
 };
 
@@ -56,14 +56,15 @@ impl FromStr for NamesToken {
     }
 }
 
-/// Returns the entries that have the daemon answer a guest for the names of its policy, and let it reach what it was told; none
-/// if it has no names.
+/// Returns the entries that have the daemon answer a guest for the names of its policy, and let it reach what it was told, at
+/// this address of the guest; none if it has no names. Guests ask by IPv4, also for addresses of IPv6.
 pub fn entries(
     name: &InstanceName,
     policy: &EgressPolicy,
     guest: IpAddr,
 ) -> impl Iterator<Item = Entry> + use<> {
-    let of_token = |token| [Entry::Names { guest }, Entry::Pinned { guest, token }];
+    let asks = guest.is_ipv4().then_some(Entry::Names { guest });
+    let of_token = move |token| asks.into_iter().chain([Entry::Pinned { guest, token }]);
     NamesToken::of(name, policy).map(of_token).into_iter().flatten()
 }
 
@@ -71,7 +72,7 @@ pub fn entries(
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pin {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The protocol.
     pub protocol: Protocol,
     /// The port.
@@ -121,11 +122,21 @@ impl AllowedNames {
 }
 
 /// Reports whether an address that an upstream names may be told to a guest, and be let through: it is public, and not of the
-/// pool. Whoever owns an allowed name could otherwise lead the guest into the node's networks (rebinding).
+/// pool. Whoever owns an allowed name could otherwise lead the guest into the node's networks (rebinding). Addresses of IPv6 that
+/// lead to IPv4, by a translator (RFC 6052), a tunnel or a mapping, are not public either.
 #[must_use]
-pub fn is_public(address: Ipv4Addr, pool: Pool) -> bool {
-    let special = SPECIAL_RANGES.iter().any(|range| range.contains(&address));
-    !special && !pool.v4().contains(&address)
+pub fn is_public(address: IpAddr, pool: Pool) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let special = SPECIAL_RANGES.iter().any(|range| range.contains(&address));
+            !special && !pool.v4().contains(&address)
+        }
+        IpAddr::V6(address) => {
+            let special = SPECIAL_RANGES_V6.iter().any(|range| range.contains(&address));
+            let of_guest = pool.v6().is_some_and(|pool| pool.contains(&address));
+            PUBLIC_V6.contains(&address) && !special && !of_guest
+        }
+    }
 }
 
 /// The longest time that an answer is valid for, in seconds: a guest is told no more.
@@ -204,6 +215,29 @@ mod tests {
             assert!(!is_public(address.parse().unwrap(), pool), "{address}");
         }
         assert!(is_public([203, 0, 113, 7].into(), pool));
+        let pool = pool.with_v6("2001:db8:52::/64".parse().unwrap()).unwrap();
+        for address in [
+            "::",
+            "::1",
+            "::10.0.0.1",
+            "::ffff:10.0.0.1",
+            "::ffff:203.0.113.7",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::203.0.113.7",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001::1",
+            "2002:a00:1::1",
+            "2001:db8:52::3",
+            "fc00::1",
+            "fd00::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(address.parse().unwrap(), pool), "{address}");
+        }
+        assert!(is_public("2001:db8:53::3".parse().unwrap(), pool));
     }
 
     #[test]

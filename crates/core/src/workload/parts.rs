@@ -139,9 +139,7 @@ fn with_policy(
             fragment.entries.push(Entry::Judged { guest });
         }
         fragment.entries.extend(reach::entries(policy, guest));
-        if guest.is_ipv4() {
-            fragment.entries.extend(names::entries(name, policy, guest));
-        }
+        fragment.entries.extend(names::entries(name, policy, guest));
     }
     fragment.entries.sort_unstable();
     fragment

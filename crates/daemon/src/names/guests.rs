@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     rc::Rc,
     time::{Duration, Instant},
@@ -31,6 +31,8 @@ pub(super) struct Guest {
     pub(super) name: InstanceName,
     /// The set of the firewall for the addresses that it is told: another one with each policy.
     pub(super) set: String,
+    /// The same for addresses of IPv6; `None` if the node never had any.
+    pub(super) v6: Option<GuestV6>,
     pub(super) names: AllowedNames,
     /// The servers of its definition, which are asked instead of the host's.
     pub(super) dns: Option<Vec<IpAddr>>,
@@ -38,9 +40,17 @@ pub(super) struct Guest {
     pub(super) pool: Pool,
     open: Cell<u32>,
     /// The addresses that it is let through to, and until when.
-    pinned: RefCell<BTreeMap<(Ipv4Addr, Protocol, u16), Instant>>,
+    pinned: RefCell<BTreeMap<(IpAddr, Protocol, u16), Instant>>,
     /// The refusals that may be told of, as of a time.
     to_tell: Cell<(f64, Option<Instant>)>,
+}
+
+/// What counts of IPv6 for a guest, if it has any.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct GuestV6 {
+    /// The host's end of its link, which the host has as long as the guest has IPv6.
+    pub(super) host: Ipv6Addr,
+    pub(super) set: String,
 }
 
 /// A place among the open questions of a guest.
@@ -78,7 +88,7 @@ impl Guest {
     /// lifetime that ends later already is not made shorter.
     pub(super) fn pins(
         &self,
-        addresses: &[(Ipv4Addr, Duration)],
+        addresses: &[(IpAddr, Duration)],
         places: &BTreeSet<(Protocol, u16)>,
     ) -> Option<Vec<Pin>> {
         let now = now();
@@ -96,15 +106,17 @@ impl Guest {
         let pin = |((address, protocol, port), lifetime)| {
             let until = pinned.entry((address, protocol, port)).or_insert(now);
             *until = (*until).max(now + lifetime);
-            Pin { address, protocol, port, lifetime: until.saturating_duration_since(now) }
+            let lifetime = until.saturating_duration_since(now);
+            ((address, protocol, port), Pin { address, protocol, port, lifetime })
         };
-        Some(keys.map(pin).collect())
+        // The kernel refuses to renew one twice, and some servers name an address twice.
+        Some(keys.map(pin).collect::<BTreeMap<_, _>>().into_values().collect())
     }
 
     /// Reports whether nothing that counts differs.
     fn is_as(&self, other: &Self) -> bool {
-        (&self.set, &self.names, &self.dns, self.backend, self.pool)
-            == (&other.set, &other.names, &other.dns, other.backend, other.pool)
+        (&self.set, &self.v6, &self.names, &self.dns, self.backend, self.pool)
+            == (&other.set, &other.v6, &other.names, &other.dns, other.backend, other.pool)
             && self.name == other.name
     }
 }
@@ -159,16 +171,24 @@ fn read(state_dir: &Path, address: Ipv4Addr) -> Result<Option<Guest>, StoreError
     let backend = store.setting(Setting::Backend)?;
     let backend = backend.and_then(|backend| Backend::from_name(&backend));
     let (Some(pool), Some(backend)) = (pool, backend) else { return Ok(None) };
+    let range = store.setting(Setting::PoolV6)?.and_then(|range| range.parse().ok());
+    let pool = range.and_then(|range| pool.with_v6(range).ok()).unwrap_or(pool);
     let Some(slot) = pool.slot_of_guest(address) else { return Ok(None) };
     let Some(Record { workload, .. }) = store.present(slot)? else { return Ok(None) };
     let Some(policy) = workload.egress() else { return Ok(None) };
-    let mut entries = reach::entries(policy, address.into());
-    entries.extend(names::entries(workload.name(), policy, address.into()));
-    let Some(set) = set_of(address, &entries) else { return Ok(None) };
+    let set = |guest: IpAddr| {
+        let mut entries = reach::entries(policy, guest);
+        entries.extend(names::entries(workload.name(), policy, guest));
+        set_of(guest, &entries)
+    };
+    let Some(own) = set(address.into()) else { return Ok(None) };
+    let v6 = pool.addresses(slot).and_then(|addresses| addresses.v6);
+    let v6 = v6.and_then(|ends| Some(GuestV6 { host: ends.host, set: set(ends.guest.into())? }));
     let (_, burst) = TOLD;
     Ok(Some(Guest {
         name: workload.name().clone(),
-        set,
+        set: own,
+        v6,
         names: AllowedNames::new(policy.names()),
         dns: workload.execution().dns.as_ref().map(Dns::servers).map(<[IpAddr]>::to_vec),
         backend,
@@ -188,6 +208,7 @@ mod tests {
         let guest = Guest {
             name: "web".parse().unwrap(),
             set: String::new(),
+            v6: None,
             names: AllowedNames::default(),
             dns: None,
             backend: Backend::Nftables,
@@ -199,7 +220,7 @@ mod tests {
         let places = [(Protocol::Tcp, 443)].into();
         let pin = |numbers: std::ops::Range<u32>, seconds| {
             let lifetime = Duration::from_secs(seconds);
-            let addresses = numbers.map(|number| (Ipv4Addr::from(number), lifetime));
+            let addresses = numbers.map(|number| (Ipv4Addr::from(number).into(), lifetime));
             guest.pins(&addresses.collect::<Vec<_>>(), &places)
         };
         let most = u32::try_from(MOST_PINS).unwrap();
@@ -208,6 +229,10 @@ mod tests {
         // One that is there is no new one, and keeps the longer of its lifetimes.
         let [again] = &*pin(0..1, 60).unwrap() else { panic!() };
         assert!(again.lifetime > Duration::from_mins(50), "{again:?}");
+        // So it is with one that an answer has twice.
+        let twice = [1, 3].map(|hours| (Ipv4Addr::from(0).into(), Duration::from_hours(hours)));
+        let [again] = &*guest.pins(&twice, &places).unwrap() else { panic!() };
+        assert!(again.lifetime > Duration::from_hours(2), "{again:?}");
         assert_eq!(guest.pinned.borrow().len(), MOST_PINS);
     }
 }

@@ -1,11 +1,12 @@
 //! DNS messages (RFC 1035): what a guest asks, what an upstream answers, and what the guest is told. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, Name, RData, Record, RecordType},
 };
+use riklet_core::model::Family;
 
 /// The largest message by UDP that is sent to anybody: it fits every path (RFC 9715, section 3).
 const LARGEST: u16 = 1232;
@@ -34,7 +35,7 @@ pub(super) struct Found {
     /// The name that has the addresses.
     owner: Name,
     /// The addresses, each with the seconds for which it is valid.
-    pub(super) addresses: Vec<(Ipv4Addr, u32)>,
+    pub(super) addresses: Vec<(IpAddr, u32)>,
     /// Says for how long a negative answer is valid.
     authority: Option<Record>,
 }
@@ -92,9 +93,13 @@ impl Question {
         format!("{} {}", self.query.query_type(), name.trim_end_matches('.'))
     }
 
-    /// Reports whether it asks for IPv4 addresses.
-    pub(super) fn is_for_addresses(&self) -> bool {
-        self.query.query_type() == RecordType::A
+    /// Returns the family of the addresses that it asks for; `None` if it asks for something else.
+    pub(super) fn family(&self) -> Option<Family> {
+        match self.query.query_type() {
+            RecordType::A => Some(Family::V4),
+            RecordType::AAAA => Some(Family::V6),
+            _ => None,
+        }
     }
 
     /// Returns the question as an upstream is asked it.
@@ -137,10 +142,13 @@ impl Question {
         let addresses = loop {
             let of_owner = || answers().filter(|record| record.name == owner);
             let address = |record: &Record| match &record.data {
-                RData::A(address) => Some((address.0, record.ttl)),
+                RData::A(address) => Some((IpAddr::from(address.0), record.ttl)),
+                RData::AAAA(address) => Some((IpAddr::from(address.0), record.ttl)),
                 _ => None,
             };
-            let addresses: Vec<_> = of_owner().filter_map(address).take(MOST_ADDRESSES).collect();
+            let wanted = |(address, _): &(IpAddr, _)| self.family() == Some(Family::of(*address));
+            let addresses = of_owner().filter_map(address).filter(wanted);
+            let addresses: Vec<_> = addresses.take(MOST_ADDRESSES).collect();
             let alias = |record: &Record| match &record.data {
                 RData::CNAME(target) => Some((target.0.clone(), record.clone())),
                 _ => None,
@@ -164,7 +172,7 @@ impl Question {
     pub(super) fn found_answer(
         &self,
         found: Found,
-        addresses: &[(Ipv4Addr, u32)],
+        addresses: &[(IpAddr, u32)],
         told: impl Fn(u32) -> u32,
     ) -> Message {
         let Found { code, aliases, owner, authority, .. } = found;
@@ -174,7 +182,10 @@ impl Question {
             answer.add_answer(alias);
         }
         for (address, seconds) in addresses {
-            let data = RData::A((*address).into());
+            let data = match *address {
+                IpAddr::V4(address) => RData::A(address.into()),
+                IpAddr::V6(address) => RData::AAAA(address.into()),
+            };
             answer.add_answer(Record::from_rdata(owner.clone(), told(*seconds), data));
         }
         answer.add_authorities(authority);
@@ -280,6 +291,8 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use hickory_proto::rr::rdata::CNAME;
 
     use super::*;
@@ -403,6 +416,26 @@ mod tests {
         assert_eq!((nothing.addresses.len(), nothing.aliases.len()), (0, 2));
         let many: Vec<_> = (0..=255).map(|n| a("www.example.com.", [203, 0, 113, n])).collect();
         assert_eq!(addresses(&many).len(), MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn only_addresses_of_the_family_that_is_asked_for_are_found() {
+        let name = || Name::from_ascii("www.example.com.").unwrap();
+        let seven = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+        let aaaa = Record::from_rdata(name(), 60, RData::AAAA(seven.into()));
+        let mut message = Message::response(9, OpCode::Query);
+        message.add_query(Query::query(name(), RecordType::AAAA));
+        message.add_answers([a("www.example.com.", [203, 0, 113, 7]), aaaa.clone()]);
+        let question = Question::read(&asked("www.example.com.", RecordType::AAAA)).unwrap();
+        let Some(Upstream::Found(found)) = question.answered(9, &message.to_vec().unwrap()) else {
+            panic!("no answer");
+        };
+        assert_eq!(found.addresses, [(seven.into(), 60)]);
+        let answer = question.found_answer(*found, &[(seven.into(), 60)], |seconds| seconds);
+        assert_eq!(answer.answers, [aaaa]);
+        let records = [a("www.example.com.", [203, 0, 113, 7]), answer.answers[0].clone()];
+        let found = self::found("www.example.com.", &records).addresses;
+        assert_eq!(found, [([203, 0, 113, 7].into(), 60)]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -41,7 +41,7 @@ use self::{
 };
 use crate::events::Events;
 use riklet_core::{
-    model::{InstanceName, Selector},
+    model::{Family, InstanceName, Protocol, Selector},
     names::{self, Pin, RESOLVER},
 };
 use riklet_kernel::{KernelError, Routes, linux::Linux};
@@ -271,16 +271,32 @@ impl Server {
             });
             return question.refused();
         }
-        // Guests have no policy for IPv6, and everything else than addresses is of no use.
-        if !question.is_for_addresses() {
-            return question.nothing();
+        // Everything else than addresses is of no use.
+        let Some(family) = question.family() else { return question.nothing() };
+        match self.has(&guest, family) {
+            Ok(true) => self.resolve(question, &guest, &places).await,
+            // A guest that asks for both is not to wait for addresses that lead it nowhere.
+            Ok(false) => question.nothing(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell whether a guest has IPv6");
+                question.failed()
+            }
         }
+    }
+
+    /// Returns the answer of an upstream to a guest's question for an allowed name with these places.
+    async fn resolve(
+        &self,
+        question: &Question,
+        guest: &Rc<Guest>,
+        places: &BTreeSet<(Protocol, u16)>,
+    ) -> Message {
         let Some(_open) = guest.open() else { return question.failed() };
         let servers = guest.dns.clone().unwrap_or_else(|| self.upstreams.get());
         let Some(found) = self.silent.ask(question, &servers).await else {
             return question.failed();
         };
-        let addresses = match self.public(&guest, &found.addresses) {
+        let addresses = match self.public(guest, &found.addresses) {
             Ok(addresses) => addresses,
             Err(error) => {
                 tracing::warn!(%error, "cannot tell which addresses are the host's");
@@ -288,49 +304,59 @@ impl Server {
             }
         };
         if addresses.len() < found.addresses.len() {
-            self.tell(&guest, || {
+            self.tell(guest, || {
                 format!("{}: an answer with an address that is not public", question.words())
             });
             if addresses.is_empty() {
-                return question.refused();
+                return without_addresses(question);
             }
         }
         let lifetimes =
             addresses.iter().map(|(address, seconds)| (*address, names::lifetime(*seconds)));
-        let Some(pins) = guest.pins(&lifetimes.collect::<Vec<_>>(), &places) else {
-            self.tell(&guest, || {
+        let Some(pins) = guest.pins(&lifetimes.collect::<Vec<_>>(), places) else {
+            self.tell(guest, || {
                 format!("{}: more addresses than are let through at a time", question.words())
             });
             return question.failed();
         };
-        if let Err(error) = self.pin(&guest, &pins) {
+        if let Err(error) = self.pin(guest, &pins) {
             tracing::warn!(%error, function = %guest.name, "a name is not answered");
             return question.failed();
         }
         question.found_answer(*found, &addresses, names::told)
     }
 
+    /// Reports whether a guest has addresses of this family.
+    fn has(&self, guest: &Guest, family: Family) -> Result<bool, KernelError> {
+        match (family, &guest.v6) {
+            (Family::V4, _) => Ok(true),
+            (Family::V6, Some(v6)) => self.kernel.borrow_mut().is_local(v6.host.into()),
+            (Family::V6, None) => Ok(false),
+        }
+    }
+
     /// Returns those of the addresses that are neither special, nor of guests, nor the host's own.
     fn public(
         &self,
         guest: &Guest,
-        found: &[(Ipv4Addr, u32)],
-    ) -> Result<Vec<(Ipv4Addr, u32)>, KernelError> {
+        found: &[(IpAddr, u32)],
+    ) -> Result<Vec<(IpAddr, u32)>, KernelError> {
         let mut kernel = self.kernel.borrow_mut();
         let mut public = Vec::new();
         for &(address, seconds) in found {
-            if names::is_public(address, guest.pool) && !kernel.is_local(address.into())? {
+            if names::is_public(address, guest.pool) && !kernel.is_local(address)? {
                 public.push((address, seconds));
             }
         }
         Ok(public)
     }
 
+    /// Lets addresses through, which are those of one answer: all of one family.
     fn pin(&self, guest: &Guest, pins: &[Pin]) -> Result<(), KernelError> {
-        if pins.is_empty() {
-            return Ok(());
-        }
-        self.kernel.borrow_mut().pin(guest.backend, &guest.set, pins)
+        let Some(Pin { address, .. }) = pins.first() else { return Ok(()) };
+        let v6 = guest.v6.as_ref().filter(|_| address.is_ipv6());
+        let set = v6.map_or(&guest.set, |v6| &v6.set);
+        self.kernel.borrow_mut().pin(guest.backend, set, pins)
     }
 
     /// Publishes a refusal, unless there were many lately.
@@ -338,5 +364,16 @@ impl Server {
         if guest.may_tell() {
             self.events.name_refused(guest.name.clone(), text());
         }
+    }
+}
+
+/// Returns the answer to a question whose addresses all lead elsewhere than to the public.
+///
+/// Programs that ask for both families take a refusal of one for a failure of both (getaddrinfo(3) of musl), and many names
+/// have private addresses of IPv6 beside public ones of IPv4.
+fn without_addresses(question: &Question) -> Message {
+    match question.family() {
+        Some(Family::V6) => question.nothing(),
+        _ => question.refused(),
     }
 }

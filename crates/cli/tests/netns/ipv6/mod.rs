@@ -10,6 +10,7 @@
 
 mod closed;
 mod learned;
+mod names;
 mod pods;
 mod policies;
 mod reached;

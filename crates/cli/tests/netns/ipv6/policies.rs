@@ -31,9 +31,9 @@ use crate::{
 };
 
 /// A host behind the uplink in a unique local network.
-const DATABASE: Ipv6Addr = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 1);
+pub(super) const DATABASE: Ipv6Addr = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 1);
 /// The ports that the hosts, and the node itself, serve.
-const PORTS: [u16; 2] = [7000, 7001];
+pub(super) const PORTS: [u16; 2] = [7000, 7001];
 
 fn with_egress(name: &str, egress: &Value) -> Value {
     let mut definition = function(name, &[]);
@@ -41,7 +41,7 @@ fn with_egress(name: &str, egress: &Value) -> Value {
     definition
 }
 
-fn serve(world: &World) -> Vec<Server> {
+pub(super) fn serve(world: &World) -> Vec<Server> {
     let own = format!("address add {DATABASE}/128 dev eth0 nodad\n");
     world.internet.feed(&["ip", "-6", "-batch", "-"], &own).success();
     let places = [
@@ -71,10 +71,10 @@ fn change(world: &World, egress: &Value) {
     world.riklet(&["up", "-"], &with_egress("f", egress).to_string()).success();
 }
 
-type To = (Ipv6Addr, u16);
+pub(super) type To = (Ipv6Addr, u16);
 
 #[track_caller]
-fn assert_way(from: &Dual, targets: &[(Transport, To)]) {
+pub(super) fn assert_way(from: &Dual, targets: &[(Transport, To)]) {
     for (transport, to) in targets {
         let answer = transport.ask(from.namespace(), *to);
         answer.unwrap_or_else(|error| panic!("{transport} to {to:?}: {error}"));
@@ -84,7 +84,7 @@ fn assert_way(from: &Dual, targets: &[(Transport, To)]) {
 /// Asserts that each is refused at once: nobody waits. The host limits the errors that it tells a guest in a second
 /// (`net.ipv6.icmp.ratelimit`), so a datagram is sent until one comes back, and none is ever answered.
 #[track_caller]
-fn assert_refused(from: &Dual, targets: &[(Transport, To)]) {
+pub(super) fn assert_refused(from: &Dual, targets: &[(Transport, To)]) {
     for (transport, to) in targets {
         if *transport == Tcp {
             assert_tcp_refused(from.namespace(), *to);
@@ -101,7 +101,7 @@ fn assert_refused(from: &Dual, targets: &[(Transport, To)]) {
 }
 
 /// Returns each port of an address by both protocols.
-fn every(address: Ipv6Addr) -> Vec<(Transport, To)> {
+pub(super) fn every(address: Ipv6Addr) -> Vec<(Transport, To)> {
     [Tcp, Udp].into_iter().flat_map(|by| PORTS.map(|port| (by, (address, port)))).collect()
 }
 

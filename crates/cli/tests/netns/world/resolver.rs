@@ -1,6 +1,6 @@
 //! A real name server behind the uplink, and a client that asks.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     INTERNET, Namespace, World,
@@ -14,12 +14,13 @@ use super::{
 pub(crate) struct Answer {
     /// The response code, such as `NOERROR`; empty without an answer.
     pub(crate) status: String,
-    pub(crate) addresses: Vec<Ipv4Addr>,
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 impl Answer {
     /// Reports whether it has this response code and these addresses.
-    pub(crate) fn is(&self, status: &str, addresses: &[Ipv4Addr]) -> bool {
+    pub(crate) fn is<A: Copy + Into<IpAddr>>(&self, status: &str, addresses: &[A]) -> bool {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| (*address).into()).collect();
         self.status == status && self.addresses == addresses
     }
 }
@@ -46,7 +47,7 @@ impl World {
         let running = command::start(&self.internet, "dnsmasq", &all, &environment, "");
         wait_for("the name server", PATIENCE, || {
             let answer = dig(&self.internet, INTERNET, &["ready.test"]);
-            answer.is("NOERROR", &[[192, 0, 2, 1].into()]).then_some(())
+            answer.is("NOERROR", &[[192, 0, 2, 1]]).then_some(())
         });
         running
     }
@@ -63,7 +64,8 @@ pub(crate) fn dig(from: &Namespace, server: Ipv4Addr, words: &[&str]) -> Answer 
     let status = text.split("status: ").nth(1).and_then(|rest| rest.split(',').next());
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace().skip(3);
-        (words.next() == Some("A")).then(|| words.next()?.parse().ok()).flatten()
+        let is_address = matches!(words.next(), Some("A" | "AAAA"));
+        is_address.then(|| words.next()?.parse().ok()).flatten()
     });
     let mut addresses: Vec<_> = addresses.collect();
     addresses.sort_unstable();

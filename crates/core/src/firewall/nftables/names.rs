@@ -1,6 +1,6 @@
 //! Names in policies: the rules that lead a guest's questions to the daemon, and the addresses that it was told.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
 use netlink_packet_netfilter::nftables::{
@@ -61,12 +61,12 @@ pub(super) fn to_the_daemon() -> [Rule; 2] {
 /// Returns the name of the set of the addresses that a guest with these entries was told for names; `None` if its policy has
 /// none. Another policy has another set.
 #[must_use]
-pub fn set_of(guest: Ipv4Addr, entries: &[Entry]) -> Option<String> {
+pub fn set_of(guest: IpAddr, entries: &[Entry]) -> Option<String> {
     let chains = policy_chain::of(entries);
-    Some(chains.get(&(guest.into(), false))?.pinned(&base_ruleset::name())?.name)
+    Some(chains.get(&(guest, false))?.pinned(&base_ruleset::name())?.name)
 }
 
-/// Returns the messages of the transaction that adds these addresses to such a set, or renews their lifetimes. Refused with
+/// Returns the messages of the transaction that adds these addresses, all of the set's family, to such a set, or renews their lifetimes. Refused with
 /// `ENOENT` if the policy is another one by now, and with `ENFILE` if there is no room.
 ///
 /// Before Linux 6.12, an element that exists keeps its lifetime, so each is added, deleted, and added.
@@ -90,7 +90,8 @@ pub fn pin(backend: Backend, set: &str, pins: &[Pin]) -> Vec<Operation> {
 
 fn key(pin: &Pin) -> Vec<u8> {
     let Pin { address, protocol, port, .. } = *pin;
-    [address.octets(), [protocol.number(), 0, 0, 0], element::port(port)].concat()
+    let place = [[protocol.number(), 0, 0, 0], element::port(port)].concat();
+    [element::octets(address), place].concat()
 }
 
 fn list(table: &TableName, set: &str, pins: &[Pin]) -> SetElementMessage {

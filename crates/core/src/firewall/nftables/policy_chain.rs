@@ -103,7 +103,7 @@ impl PolicyChain {
     #[must_use]
     pub fn pinned(&self, table: &TableName) -> Option<Set> {
         self.names?;
-        Some(Set { table: table.clone(), ..sets::of_pins(&self.pinned_name()) })
+        Some(Set { table: table.clone(), ..sets::of_pins(&self.pinned_name(), self.family) })
     }
 
     fn pinned_name(&self) -> String {

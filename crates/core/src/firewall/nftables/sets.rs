@@ -152,9 +152,10 @@ pub(super) fn of_destinations(name: &str, family: Family, host: bool) -> Set {
     ranges(name, &fields, None)
 }
 
-/// Returns a set of the addresses that were told for names, each at a port and with a lifetime.
-pub(super) fn of_pins(name: &str) -> Set {
-    let key = (concatenation(&[ADDRESS, PROTOCOL, PORT]), 12);
+/// Returns a set of the addresses of this family that were told for names, each at a port and with a lifetime.
+pub(super) fn of_pins(name: &str, family: Family) -> Set {
+    let address = address(family);
+    let key = (concatenation(&[address.0, PROTOCOL, PORT]), address.1 + 8);
     Set { flags: EXPIRING, size: Some(MOST_PINS), ..set(name, key, None) }
 }
 

@@ -1,9 +1,9 @@
 //! What policies name, in chains that guests share.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, time::Duration};
 
 use super::*;
-use riklet_core::{model::EgressPolicy, reach};
+use riklet_core::{model::EgressPolicy, names, reach};
 
 /// Returns the entries of a policy that allows and denies these.
 fn entries(guest: u8, allow: &[&str], deny: &[&str]) -> Vec<Entry> {
@@ -83,10 +83,22 @@ fn policies_of_both_families_are_read_back_and_changed_alone() {
         let allow = ["[2001:db8::/32]:443", "2001:db8::1", "10.0.0.0/8", "host:9000/tcp"];
         let first = of(2, &allow, &["[2001:db8:5::/48]:1-1023/udp", "10.0.5.0/24"]);
         let second = of(6, &["[::/0]:53"], &["host"]);
-        let third = of(10, &allow, &[]);
+        // One that names names.
+        let names = EgressPolicy::new(None, vec![], vec![])
+            .with_names(vec!["api.example.com:443".parse().unwrap()]);
+        let guest = Ipv6Addr::new(0xfd52, 0x494b, 0, 0, 0, 0, 0, 11).into();
+        let named = names::entries(&"f".parse().unwrap(), &names, guest);
+        let named: Vec<_> = reach::entries(&names, guest).into_iter().chain(named).collect();
+        let set = pinned::set_of(guest, &named).unwrap();
+        let third = [entries(10, &allow, &[]), named].concat();
         kernel.apply(&Change::Reset(ruleset(&first))).unwrap();
         holds(&mut kernel, &first);
         kernel.apply(&delta(&[], &[&second[..], &third].concat())).unwrap();
+        holds(&mut kernel, &[&first[..], &second, &third].concat());
+        let (address, protocol, port) = ("2001:db8::7".parse().unwrap(), Protocol::Tcp, 443);
+        let pin = Pin { address, protocol, port, lifetime: Duration::from_mins(1) };
+        kernel.pin(Backend::Nftables, &set, &[pin]).unwrap();
+        assert!(listing().contains("2001:db8::7 . tcp . 443"), "{}", listing());
         holds(&mut kernel, &[&first[..], &second, &third].concat());
         kernel.apply(&delta(&first, &[])).unwrap();
         holds(&mut kernel, &[&second[..], &third].concat());
@@ -97,7 +109,8 @@ fn policies_of_both_families_are_read_back_and_changed_alone() {
         // An address that none of them names.
         let expected = ruleset(&[&second[..], &third].concat());
         let names = shown.lines().filter_map(|line| line.trim().strip_prefix("set policy6-"));
-        let set = names.map(|line| line.trim_end_matches(" {")).next().unwrap();
+        let mut names = names.map(|line| line.trim_end_matches(" {"));
+        let set = names.find(|name| name.ends_with("-allowed")).unwrap();
         nft(&format!("add element inet riklet policy6-{set} {{ 2001:db9::1 . tcp . 1 }}"));
         assert!(!kernel.state(&expected).unwrap().differences().is_empty());
     });
