@@ -84,11 +84,11 @@ fn policies_of_both_families_are_read_back_and_changed_alone() {
         let first = of(2, &allow, &["[2001:db8:5::/48]:1-1023/udp", "10.0.5.0/24"]);
         let second = of(6, &["[::/0]:53"], &["host"]);
         // One that names names.
-        let names = EgressPolicy::new(None, vec![], vec![])
+        let policy = EgressPolicy::new(None, vec![], vec![])
             .with_names(vec!["api.example.com:443".parse().unwrap()]);
         let guest = Ipv6Addr::new(0xfd52, 0x494b, 0, 0, 0, 0, 0, 11).into();
-        let named = names::entries(&"f".parse().unwrap(), &names, guest);
-        let named: Vec<_> = reach::entries(&names, guest).into_iter().chain(named).collect();
+        let named = names::entries(&"f".parse().unwrap(), &policy, guest);
+        let named: Vec<_> = reach::entries(&policy, guest).into_iter().chain(named).collect();
         let set = pinned::set_of(guest, &named).unwrap();
         let third = [entries(10, &allow, &[]), named].concat();
         kernel.apply(&Change::Reset(ruleset(&first))).unwrap();
@@ -106,11 +106,11 @@ fn policies_of_both_families_are_read_back_and_changed_alone() {
         let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
         run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
         holds(&mut kernel, &[&second[..], &third].concat());
-        // An address that none of them names.
+        // An address that none of them sets.
         let expected = ruleset(&[&second[..], &third].concat());
-        let names = shown.lines().filter_map(|line| line.trim().strip_prefix("set policy6-"));
-        let mut names = names.map(|line| line.trim_end_matches(" {"));
-        let set = names.find(|name| name.ends_with("-allowed")).unwrap();
+        let sets = shown.lines().filter_map(|line| line.trim().strip_prefix("set policy6-"));
+        let mut sets = sets.map(|line| line.trim_end_matches(" {"));
+        let set = sets.find(|name| name.ends_with("-allowed")).unwrap();
         nft(&format!("add element inet riklet policy6-{set} {{ 2001:db9::1 . tcp . 1 }}"));
         assert!(!kernel.state(&expected).unwrap().differences().is_empty());
     });
