@@ -75,6 +75,8 @@ pub enum HttpStatus {
     TooManyRequests,
     /// The operation failed.
     InternalServerError,
+    /// The daemon lacks a privilege, which the client may have: it can do the same beside the daemon.
+    NotImplemented,
     /// The daemon's answer is not understood.
     BadGateway,
     /// There is no daemon, it does not answer, or the host lacks something.
@@ -98,6 +100,7 @@ impl HttpStatus {
             Self::UnprocessableEntity => 422,
             Self::TooManyRequests => 429,
             Self::InternalServerError => 500,
+            Self::NotImplemented => 501,
             Self::BadGateway => 502,
             Self::ServiceUnavailable => 503,
             Self::InsufficientStorage => 507,
@@ -116,6 +119,7 @@ impl HttpStatus {
             Self::UnprocessableEntity => "Unprocessable Entity",
             Self::TooManyRequests => "Too Many Requests",
             Self::InternalServerError => "Internal Server Error",
+            Self::NotImplemented => "Not Implemented",
             Self::BadGateway => "Bad Gateway",
             Self::ServiceUnavailable => "Service Unavailable",
             Self::InsufficientStorage => "Insufficient Storage",

@@ -13,10 +13,13 @@ use rustix::net::sockopt;
 
 use super::{args::NodeArgs, config, error::CliError, input};
 
+/// The statuses of requests that a privileged process carries out beside the daemon.
+const BESIDE_DAEMON: [HttpStatus; 2] = [HttpStatus::PayloadTooLarge, HttpStatus::NotImplemented];
+
 /// The node that the arguments select.
 ///
 /// It looks for a daemon only when an operation is requested, so that invalid input is reported first. A request that
-/// is too large for the daemon is carried out in this process, if the user may do that: on the same records and under
+/// is too large for the daemon, or needs a privilege that the daemon lacks, is carried out in this process, if the user may do that: on the same records and under
 /// the same lock.
 pub(crate) struct ChosenNode {
     daemon: Daemon,
@@ -74,7 +77,7 @@ impl ChosenNode {
             }
             match call(client) {
                 Err(error)
-                    if error.status == HttpStatus::PayloadTooLarge.code()
+                    if BESIDE_DAEMON.iter().any(|status| error.status == status.code())
                         && input::require_privilege().is_ok() => {}
                 answer => return answer,
             }

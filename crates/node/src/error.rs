@@ -409,6 +409,12 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
         let name = switch::inherited(name).unwrap_or_else(|| name.clone());
         return Some(format!("`sysctl -w {name}={value}` where /proc/sys can be written"));
     }
+    if let KernelError::CreateVeth { step: "namespace", source, .. } = error
+        && source.is_permission()
+    {
+        let text = "network namespaces are entered as root, or with the capability CAP_SYS_ADMIN";
+        return Some(text.to_owned());
+    }
     if error.refusal().is_permission() {
         return Some("run it as root, or with the capability CAP_NET_ADMIN".to_owned());
     }

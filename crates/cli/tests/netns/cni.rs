@@ -163,6 +163,41 @@ on_every_firewall!(a_daemon_attaches_as_well, |world| {
     assert_eq!(daemon.get("/v1/instances"), json!([]));
 });
 
+// The capabilities of the unit, without that to enter namespaces.
+on_every_firewall!(a_daemon_that_may_enter_no_namespace_leaves_that_to_the_plugin, |world| {
+    let capabilities = crate::vmms::confined::capabilities(&[]);
+    let capabilities: Vec<_> = capabilities.iter().map(String::as_str).collect();
+    let daemon = world.daemon_with(&capabilities);
+    let web = Container::new(world, "web");
+    let ports = json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 3000 }] });
+    let published = network("1.1.0", &ports);
+    for _turn in 0..2 {
+        let result = web.add(&published);
+        assert_eq!(daemon.get("/v1/pods").as_array().map(Vec::len), Some(1));
+        let server = tcp_server(&web.namespace, at(address(&result), 3000));
+        tcp_ask(&world.client, (NODE_LAN, 8080)).expect("a published port answers");
+        let interface = result["interfaces"][0]["name"].as_str().expect("a name").to_owned();
+        let mut checked = published.clone();
+        checked["prevResult"] = result;
+        assert_eq!(web.call("CHECK", &checked).success(), "");
+        assert_eq!(world.riklet(&["check"], "").success(), "");
+        // The node's end is the daemon's to heal.
+        world.node.tool(&["ip", "link", "set", &interface, "down"]);
+        wait_for("the daemon to heal", std::time::Duration::from_secs(20), || {
+            let link = world.node.tool(&["ip", "-br", "link", "show", &interface]);
+            link.contains(" UP ").then_some(())
+        });
+        drop(server);
+        assert_eq!(web.call("DEL", &published).success(), "");
+        assert_eq!(web.interfaces(), "", "it is gone at once");
+        nothing_recorded(world);
+    }
+    let definition = crate::pods::pod("web", &[]);
+    let refused = daemon.ask("PUT", "/v1/pods/web", &definition.to_string());
+    assert_eq!(refused.status, 501, "{refused:?}");
+    nothing_recorded(world);
+});
+
 on_every_firewall!(each_version_has_its_own_result, |world| {
     let web = Container::new(world, "web");
     let mut config = plain();

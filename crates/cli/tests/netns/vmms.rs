@@ -1,7 +1,7 @@
 //! Functions that run on simulated Firecracker and Cloud Hypervisor: the requests that these receive, and the ways in
 //! which runs end.
 
-mod confined;
+pub(crate) mod confined;
 mod escaped;
 mod logs;
 mod prepared;

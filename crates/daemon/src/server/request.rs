@@ -18,6 +18,7 @@ use riklet_core::{
     model::{Egress, InstanceName, Workload},
     reach,
 };
+use riklet_kernel::linux::namespace;
 use riklet_sdn::{
     Config, Selector,
     store::{Store, StoreError},
@@ -51,6 +52,9 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
     }
     if !is_operator {
         workloads.iter().try_for_each(refuse_namespace)?;
+    }
+    if workloads.iter().any(|workload| workload.namespace().is_some()) && !namespace::may_enter() {
+        return Err(cannot_enter().into());
     }
     Ok(workloads)
 }
@@ -88,6 +92,14 @@ fn refuse_namespace(workload: &Workload) -> Result<(), Rejection> {
     let detail = format!("{name}: only root may bring up a {kind}, which is in a namespace");
     let error = ApiError::new(HttpStatus::UnprocessableEntity, ErrorKind::Invalid, detail);
     Err(error.with_hint("run it as root".to_owned()).into())
+}
+
+/// Returns the refusal of a daemon that may not enter namespaces, as with the capabilities of its unit. A client that may do
+/// so need not have it done by the daemon.
+fn cannot_enter() -> ApiError {
+    let detail = "the daemon may not enter network namespaces, where pods are (CAP_SYS_ADMIN)";
+    let error = ApiError::new(HttpStatus::NotImplemented, ErrorKind::Host, detail);
+    error.with_hint("`riklet-sdn up` as root does it beside the daemon".to_owned())
 }
 
 /// Returns the name in a path.

@@ -11,7 +11,7 @@ mod link;
 mod link_state;
 mod listeners;
 mod managers;
-mod namespace;
+pub mod namespace;
 mod netlink;
 mod opener;
 mod pins;

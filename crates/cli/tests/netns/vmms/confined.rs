@@ -19,7 +19,7 @@ fn of_unit(setting: &str) -> Vec<String> {
 }
 
 /// Returns the capabilities of the unit, without these.
-fn capabilities(without: &[&str]) -> Vec<String> {
+pub(crate) fn capabilities(without: &[&str]) -> Vec<String> {
     let all = of_unit("CapabilityBoundingSet");
     all.into_iter().filter(|has| !without.contains(&&**has)).collect()
 }
