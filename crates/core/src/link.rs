@@ -1,5 +1,7 @@
 //! Interfaces: the specification of one of ours, the state of one, and their differences.
 
+mod inside;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
@@ -14,6 +16,8 @@ use crate::{
     small::{SmallMap, SmallSet},
     workload::alias,
 };
+
+pub use inside::PeerState;
 
 /// The interface group of live TAPs: 0x52494b, "RIK".
 pub const LIVE_GROUP: u32 = 0x0052_494b;

@@ -80,6 +80,7 @@ pub fn inspection(found: &riklet_sdn::Inspection) -> InspectionDocument {
         link: found.status.as_str().to_owned(),
         exposed: found.exposed,
         drift: found.drift.clone(),
+        inside: found.inside.clone(),
         definition: definition::to_value(&found.instance.workload),
     }
 }

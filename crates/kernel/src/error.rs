@@ -138,6 +138,8 @@ pub enum KernelError {
         step: &'static str,
         source: Refusal,
     },
+    #[error("cannot look at {interface}, the other end of {name}")]
+    ReadPeer { name: InterfaceName, interface: InterfaceName, source: Refusal },
     #[error("cannot use the network namespace {path}")]
     Namespace { path: NamespacePath, source: Refusal },
     #[error("cannot configure {name}: {part}")]
@@ -198,6 +200,7 @@ impl KernelError {
     pub const fn refusal(&self) -> &Refusal {
         match self {
             Self::ReadLink { source, .. }
+            | Self::ReadPeer { source, .. }
             | Self::Listen { source }
             | Self::ListenToRefusals { source }
             | Self::Pin { source }

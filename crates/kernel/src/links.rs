@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
-    link::{HostInterface, LinkSpec, LinkState, Tap},
+    link::{HostInterface, LinkSpec, LinkState, PeerState, Tap},
     model::{InterfaceName, Slot},
     shaping::Twin,
     small::SmallSet,
@@ -20,6 +20,13 @@ pub trait Links: Sealed {
     /// # Errors
     /// Fails if the kernel does not answer.
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError>;
+
+    /// Returns the state of the other end of a veth as specified, from inside of its namespace; `None` if the link is no veth,
+    /// or no interface there has the name and is its other end. Costs the same whatever else is in the namespace.
+    ///
+    /// # Errors
+    /// Fails if the namespace is gone, another one is at its path, or this process may not enter it.
+    fn peer(&mut self, spec: &LinkSpec) -> Result<Option<PeerState>, KernelError>;
 
     /// Returns every interface named `rik<digits>`, ours or not.
     ///

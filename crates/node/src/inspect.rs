@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use super::{
     Instance, LinkStatus, NodeError,
     host::Interfaces,
+    outcome::chain,
     record::fragment,
     session::{Operations, Used},
 };
 use crate::store::{Record, Records, Unreadable};
-use riklet_core::{link::LinkState, model::InstanceName};
-use riklet_kernel::Kernel;
+use riklet_core::{
+    link::{LinkSpec, LinkState},
+    model::InstanceName,
+};
+use riklet_kernel::{Kernel, Links};
 
 /// A line of [`Node::list`](crate::Node::list).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,9 @@ pub struct Inspection {
     pub link: Option<LinkState>,
     /// The differences between the interface and what it should be.
     pub drift: Vec<String>,
+    /// What the network namespace of a pod lacks, which is the guest's to change, and no drift. An error where it cannot be
+    /// looked at.
+    pub inside: Vec<String>,
     /// True if the firewall has its exposures.
     pub exposed: bool,
 }
@@ -42,7 +49,7 @@ impl Inspection {
     /// Creates the inspection of an instance of which only the state of the interface is known.
     #[must_use]
     pub const fn new(instance: Instance, status: LinkStatus) -> Self {
-        Self { instance, status, link: None, drift: vec![], exposed: false }
+        Self { instance, status, link: None, drift: vec![], inside: vec![], exposed: false }
     }
 }
 
@@ -81,6 +88,7 @@ impl<K: Kernel> Operations<'_, K> {
         let link = context.kernel.link(&record.slot.interface())?;
         let fragment = fragment(&host, &record)?;
         let drift = link.as_ref().map(|link| fragment.link.differences(link)).unwrap_or_default();
+        let inside = link.as_ref().map(|_| inside(context.kernel, &fragment.link));
         let exposed = match &host.base_ruleset {
             Some(base_ruleset) => {
                 let entries = fragment.entries.iter().copied().collect();
@@ -93,7 +101,19 @@ impl<K: Kernel> Operations<'_, K> {
             status: LinkStatus::of(&host, link.as_ref()),
             link,
             drift: drift.iter().map(ToString::to_string).collect(),
+            inside: inside.unwrap_or_default(),
             exposed,
         })
+    }
+}
+
+/// Returns what the namespace of a veth lacks; nothing if this process may not enter it.
+pub(crate) fn inside(kernel: &mut impl Links, spec: &LinkSpec) -> Vec<String> {
+    let Some(peer) = spec.peer() else { return vec![] };
+    match kernel.peer(spec) {
+        Ok(state) => peer.lacks(state.as_ref(), spec.mtu),
+        // A daemon need not have the privilege.
+        Err(error) if error.refusal().is_permission() => vec![],
+        Err(error) => vec![chain(&error)],
     }
 }

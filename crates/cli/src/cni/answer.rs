@@ -82,9 +82,12 @@ pub(crate) fn complaint(
     attachment: &Attachment,
     found: &InspectionDocument,
 ) -> Option<String> {
-    let InspectionDocument { instance, link, exposed, drift, .. } = found;
+    let InspectionDocument { instance, link, exposed, drift, inside, .. } = found;
     if !attachment.is_of(found) {
         return Some(format!("{attachment} is in another namespace"));
+    }
+    if !inside.is_empty() {
+        return Some(format!("the namespace lacks: {}", inside.join(", ")));
     }
     if link != "attached" {
         return Some(format!("{} is {link}, instead of attached", instance.interface));

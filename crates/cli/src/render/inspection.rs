@@ -29,14 +29,16 @@ pub(crate) fn inspection(found: &InspectionDocument) -> String {
     if let Some(policy) = policy(&found.definition) {
         lines.push(("egress", format!("{policy} ({exposed})")));
     }
-    lines.extend(found.drift.iter().map(|line| ("lacks", line.clone())));
+    let lacks = found.drift.iter().chain(&found.inside);
+    lines.extend(lacks.map(|line| ("lacks", line.clone())));
     let lines: Vec<_> = lines.iter().map(|(field, value)| format!("{field:9} {value}")).collect();
     lines.join("\n") + "\n"
 }
 
 /// Returns the policy of a definition in one line, if it has one.
 fn policy(definition: &Value) -> Option<String> {
-    let egress = definition.pointer("/spec/function/network/egress")?;
+    let kinds = definition.get("spec")?.as_object()?.values();
+    let egress = kinds.into_iter().find_map(|kind| kind.pointer("/network/egress"))?;
     let default = egress["default"].as_str().map_or("as the node".to_owned(), str::to_owned);
     let list = |name: &str| {
         let words = egress[name].as_array()?.iter().filter_map(Value::as_str);
@@ -62,5 +64,7 @@ mod tests {
         assert_eq!(policy(whole).unwrap(), "none, allow 10.0.0.1:443 host, deny 10.0.0.2");
         assert_eq!(policy(json!({})).unwrap(), "as the node");
         assert_eq!(super::policy(&json!({ "spec": { "function": {} } })), None);
+        let pod = json!({ "spec": { "containers": [], "pod": { "network": { "egress": {} } } } });
+        assert_eq!(super::policy(&pod).unwrap(), "as the node");
     }
 }

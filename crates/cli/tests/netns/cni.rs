@@ -163,6 +163,63 @@ on_every_firewall!(a_daemon_attaches_as_well, |world| {
     assert_eq!(daemon.get("/v1/instances"), json!([]));
 });
 
+// What is inside is the container's: nothing repairs it, and CHECK names it, whether or not a daemon runs.
+on_every_firewall!(a_check_looks_into_the_namespace, |world| {
+    let web = Container::new(world, "web");
+    let result = web.add(&plain());
+    let mut checked = plain();
+    checked["prevResult"] = result.clone();
+    let gateway = result["ips"][0]["gateway"].as_str().expect("a gateway").to_owned();
+    let mac = result["interfaces"][1]["mac"].as_str().expect("an address").to_owned();
+    let elsewhere = Namespace::new();
+    let restore = format!(
+        "link set eth0 address {mac} mtu 1500 up\naddress replace {}/30 dev eth0\nroute replace default via {gateway}\n",
+        address(&result)
+    );
+    let ip = |lines: &str| web.namespace.feed(&["ip", "-batch", "-"], lines).success();
+    let lacks = |words: &str| {
+        let (code, said) = error(&web.call("CHECK", &checked));
+        assert!(code == 100 && said.contains(words), "{words}: {code} {said}");
+        let inspected = world.riklet(&["list", "-q"], "").success();
+        let inspected = world.riklet(&["inspect", inspected.trim()], "").success();
+        assert!(inspected.contains(words), "{words}: {inspected}");
+    };
+    let tamper = || {
+        for (lines, words) in [
+            ("address flush dev eth0", "address 10.231."),
+            ("route delete default", "default route via 10.231."),
+            ("link set eth0 down", ": up"),
+            ("link set eth0 address 02:00:00:00:00:01", ": MAC 06:52:49:4b:"),
+            ("link set eth0 mtu 9000", ": MTU 1500"),
+        ] {
+            assert_eq!(web.call("CHECK", &checked).success(), "", "before: {lines}");
+            ip(lines);
+            lacks(words);
+            ip(&restore);
+        }
+        // An end of another name, with another interface under the old one, and one that was moved away.
+        ip("link set eth0 down\nlink set eth0 name eth1\nlink add eth0 type veth peer name eth2");
+        lacks("the namespace lacks: eth0 in net:[".trim_start_matches("the namespace lacks: "));
+        ip("link delete eth0\nlink set eth1 name eth0");
+        ip(&restore);
+        // Any default route will do.
+        ip(
+            "link add eth3 type veth peer name eth4\nlink set eth3 up\nlink set eth4 up\nroute replace default dev eth3",
+        );
+        assert_eq!(web.call("CHECK", &checked).success(), "");
+        ip("link delete eth3");
+        ip(&restore);
+    };
+    tamper();
+    let daemon = world.daemon(&[]);
+    tamper();
+    drop(daemon);
+    ip(&format!("link set eth0 netns {}", elsewhere.path()));
+    lacks("eth0 in net:[");
+    assert_eq!(web.call("DEL", &plain()).success(), "");
+    assert_eq!(elsewhere.tool(&["ip", "-br", "link", "show", "type", "veth"]), "");
+});
+
 // The capabilities of the unit, without that to enter namespaces.
 on_every_firewall!(a_daemon_that_may_enter_no_namespace_leaves_that_to_the_plugin, |world| {
     let capabilities = crate::vmms::confined::capabilities(&[]);

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::{FakeKernel, System};
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
-    link::{DRAINING_GROUP, HostInterface, LinkSpec, LinkState, Tap},
+    link::{DRAINING_GROUP, HostInterface, LinkSpec, LinkState, PeerState, Tap},
     model::{InterfaceName, Slot},
     shaping::{ShapingState, Twin},
     small::SmallSet,
@@ -21,6 +21,11 @@ impl Links for FakeKernel {
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
         let system = self.observe();
         Ok(system.links.get(name).map(|link| system.shaped(link)))
+    }
+
+    fn peer(&mut self, spec: &LinkSpec) -> Result<Option<PeerState>, KernelError> {
+        let system = self.observe();
+        Ok(system.links.get(&spec.name).and_then(|_| system.peers.get(&spec.name)).cloned())
     }
 
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
@@ -53,6 +58,8 @@ impl Links for FakeKernel {
         }
         let state = LinkState { shaping: ShapingState::default(), ..spec.state() };
         system.links.insert(spec.name.clone(), state);
+        let peer = spec.peer().map(|peer| (spec.name.clone(), peer.state(spec.mtu)));
+        system.peers.extend(peer);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::{AccountKind, Listener, Refusal, process::ProcessId};
 use riklet_core::{
     firewall::{Backend, ForeignChain, IptablesVariant, Ruleset, Translation},
     flows::Flows,
-    link::{HostInterface, LinkState},
+    link::{HostInterface, LinkState, PeerState},
     manager::ManagerFile,
     model::{InterfaceName, NamespaceId, NamespacePath, Slot},
     routing::{AnswerPath, HostRoute, NextHop, RoutingRule, UplinkRoute},
@@ -73,6 +73,8 @@ pub struct System {
     pub accounts: BTreeMap<(AccountKind, String), u32>,
     /// The network namespaces of guests, by the files that lead to them.
     pub namespaces: BTreeMap<NamespacePath, NamespaceId>,
+    /// The other ends of veths, by the interfaces of the node.
+    pub peers: BTreeMap<InterfaceName, PeerState>,
     /// The processes that run; the one that made the kernel is among them.
     pub processes: BTreeSet<ProcessId>,
     /// The flows that were forgotten, in the order of the calls.
@@ -181,6 +183,7 @@ impl Default for System {
             resolvers: Vec::new(),
             accounts: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            peers: BTreeMap::new(),
             processes: ProcessId::current().into_iter().collect(),
             forgotten: Vec::new(),
             effects: 0,

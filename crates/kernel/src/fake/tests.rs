@@ -90,7 +90,7 @@ const EFFECTS: [(&str, Call); 22] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 45] = [
+const OBSERVATIONS: [(&str, Call); 46] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("twins", |kernel| kernel.twins().map(drop)),
@@ -136,6 +136,7 @@ const OBSERVATIONS: [(&str, Call); 45] = [
         Ok(())
     }),
     ("resolvers", |kernel| kernel.resolvers().map(drop)),
+    ("peer", |kernel| kernel.peer(&spec(1)).map(drop)),
     ("namespace", |kernel| kernel.namespace(&"/run/netns/web".parse().unwrap()).map(drop)),
     ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
     ("is_alive", |kernel| kernel.is_alive(ProcessId::current().unwrap()).map(drop)),

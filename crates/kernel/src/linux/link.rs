@@ -25,7 +25,7 @@ use super::{
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     guard::interface_number,
-    link::{Device, HostInterface, LinkSpec, LinkState, Tap},
+    link::{Device, HostInterface, LinkSpec, LinkState, PeerState, Tap},
     model::{Family, InterfaceName, Slot},
     shaping::Twin,
     small::SmallSet,
@@ -323,6 +323,10 @@ fn unused_group() -> u32 {
 impl Links for Linux {
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
         self.route(|source| KernelError::ReadLink { name: name.clone(), source })?.link(name)
+    }
+
+    fn peer(&mut self, spec: &LinkSpec) -> Result<Option<PeerState>, KernelError> {
+        self.route(|source| KernelError::ReadLink { name: spec.name.clone(), source })?.peer(spec)
     }
 
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {

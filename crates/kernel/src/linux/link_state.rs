@@ -35,7 +35,7 @@ const DELETED_ADDRESS: u16 = 21;
 const NEW_NEIGHBOUR: u16 = 28;
 const DELETED_NEIGHBOUR: u16 = 29;
 /// The sizes of `struct ifinfomsg`, `struct ifaddrmsg` and `struct ndmsg`.
-const LINK_BODY: usize = 16;
+pub(super) const LINK_BODY: usize = 16;
 const ADDRESS_BODY: usize = 8;
 const NEIGHBOUR_BODY: usize = 12;
 

@@ -1,14 +1,14 @@
 //! Veths: a pair of interfaces, of which the guest has one in a network namespace of its own (veth(4)).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
     route::{
-        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-        RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
+        RouteScope, RouteType,
     },
 };
 use rustix::{io::Errno, net::netdevice};
@@ -16,19 +16,26 @@ use rustix::{io::Errno, net::netdevice};
 use super::{
     guard::Filters,
     link::{Part, address_message, delete, set_link, set_up, slot},
+    link_state::{LINK_BODY, attribute, link},
     namespace::Namespace,
-    netlink::NetlinkRequest,
-    route::{Route, header, netlink_family},
+    netlink::{NetlinkRequest, read_u32},
+    route::{Packet, Route, header, netlink_family},
     sysctl,
 };
 use crate::{KernelError, Refusal};
 use riklet_core::{
     guard::interface_number,
-    link::{DRAINING_GROUP, LinkSpec, Peer},
-    model::InterfaceName,
+    link::{DRAINING_GROUP, LinkSpec, LinkState, Peer, PeerState},
+    model::{Family, InterfaceName},
+    small::SmallSet,
     switch,
 };
 
+/// `IFLA_LINK` of `<linux/if_link.h>`: of a veth, the index of the other end.
+const IFLA_LINK: u16 = 5;
+/// Addresses of the Internet. Nothing is sent to them.
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(17, 0, 0, 1));
+const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0x500, 2, 0, 0, 0, 0, 0xc));
 /// The numbers of interfaces that are tried if another interface has the slot's.
 const OTHER_NUMBERS: u32 = 1 << 17;
 
@@ -123,6 +130,59 @@ impl Route {
             _ => refusal,
         }
     }
+}
+
+impl Route {
+    /// Returns the state of the other end as specified; `None` if it is not there.
+    pub(super) fn peer(&mut self, spec: &LinkSpec) -> Result<Option<PeerState>, KernelError> {
+        let Some(peer) = spec.peer() else { return Ok(None) };
+        let Ok(index) = self.index(&spec.name) else { return Ok(None) };
+        let failed = |source| {
+            let (name, interface) = (spec.name.clone(), peer.name.interface.clone());
+            KernelError::ReadPeer { name, interface, source }
+        };
+        let namespace = open(peer).map_err(failed)?;
+        let look = || Self::open()?.look_inside(peer, index);
+        namespace.inside(look).flatten().map_err(failed)
+    }
+
+    /// Looks at the other end of the interface of this index, by the calling thread in its namespace. The kernel is asked by
+    /// name and by destination: a guest may have any number of interfaces, addresses and routes.
+    fn look_inside(&mut self, peer: &Peer, of: u32) -> Result<Option<PeerState>, Refusal> {
+        let read = |message: &[u8]| {
+            let end = read_u32(attribute(message, LINK_BODY, IFLA_LINK)?, 0)?;
+            link(message).filter(|_| end == of)
+        };
+        let Some((index, state)) = self.query_link(&peer.name.interface, read)? else {
+            return Ok(None);
+        };
+        let mut addresses = SmallSet::default();
+        for address in &peer.addresses {
+            let found = self.look_up(Packet::to(address.addr()), RouteFlags::FibMatch)?;
+            if found.is_some_and(|route| is_own(&route, index)) {
+                addresses.insert(*address);
+            }
+        }
+        let mut routed = SmallSet::default();
+        for gateway in &peer.gateways {
+            let (family, outside) = match gateway {
+                IpAddr::V4(_) => (Family::V4, OUTSIDE),
+                IpAddr::V6(_) => (Family::V6, OUTSIDE_V6),
+            };
+            if self.look_up(Packet::to(outside), RouteFlags::empty())?.is_some() {
+                routed.insert(family);
+            }
+        }
+        let LinkState { mac, mtu, up, .. } = state;
+        Ok(Some(PeerState { mac, mtu, up, addresses, routed }))
+    }
+}
+
+/// Reports whether a route is that to an address of this interface.
+fn is_own(route: &RouteMessage, index: u32) -> bool {
+    let by =
+        |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Oif(by) if *by == index);
+    route.header.kind == RouteType::Local && route.attributes.iter().any(by)
 }
 
 /// Opens the namespace of the other end.

@@ -36,4 +36,11 @@ fn a_pod_is_published_and_reaches_the_internet() {
     assert_eq!(seen.client.ip(), NODE_UPLINK);
     assert_tcp_closed(container, (second.2, TARGET));
     assert_eq!(world.riklet(&["check"], "").success(), "");
+    let inspected = || world.riklet(&["inspect", "first"], "").success();
+    assert!(!inspected().contains("lacks"), "{}", inspected());
+    container.tool(&["ip", "-6", "address", "delete", &format!("{address}/127"), "dev", "eth0"]);
+    container.tool(&["ip", "-6", "route", "delete", "default"]);
+    let said = inspected();
+    assert!(said.contains(&format!("address {address}/127")), "{said}");
+    assert!(said.contains("default route via fe80::1"), "{said}");
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::Watched;
 use crate::{KernelError, LinkDeletion, Links};
 use riklet_core::{
-    link::{HostInterface, LinkSpec, LinkState, Tap},
+    link::{HostInterface, LinkSpec, LinkState, PeerState, Tap},
     model::{InterfaceName, Slot},
     shaping::Twin,
     small::SmallSet,
@@ -25,6 +25,10 @@ impl Links for Watched {
         let found = self.kernel.link(name)?;
         self.strangers.insert(name.clone(), found.clone());
         Ok(found)
+    }
+
+    fn peer(&mut self, spec: &LinkSpec) -> Result<Option<PeerState>, KernelError> {
+        self.kernel.peer(spec)
     }
 
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
