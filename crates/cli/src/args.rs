@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use riklet_core::model::{
     Account, BootArgs, Destination, Egress, Exposure, FlowLimit, Image, InstanceName,
-    InterfaceName, Ipv6, MarkMask, Memory, Mtu, Pool, SlotAccounts, Vcpus, Vmm,
+    InterfaceName, Ipv6, MarkMask, Memory, Mtu, Pool, ProxyAddress, SlotAccounts, Vcpus, Vmm,
 };
 use riklet_sdn::FirewallChoice;
 
@@ -381,6 +381,9 @@ pub(crate) struct DescribedArgs {
     /// Destination that it may not reach.
     #[arg(long, value_name = "DESTINATION")]
     pub(crate) deny: Vec<Destination>,
+    /// Proxy that gets its TCP connections to ports 80 and 443, such as 127.0.0.1:3128.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) via: Option<ProxyAddress>,
 }
 
 /// Settings of microVMs that may also come from the environment or the configuration file.

@@ -6,7 +6,7 @@ use std::{fmt, net::Ipv4Addr};
 
 use crate::{
     firewall::{BaseRuleset, MAIL, NAME_SERVERS, SPECIAL_RANGES},
-    model::{Egress, EgressPolicy, Exposure, InstanceName, InterfaceName, Protocol},
+    model::{Destination, Egress, EgressPolicy, Exposure, InstanceName, InterfaceName, Protocol},
     reach::{self, Block},
     routing::HostRoute,
 };
@@ -331,6 +331,9 @@ impl Way<'_> {
             return End::NoRoute;
         };
         self.step(ROUTING, format!("by the route to {route}"));
+        if let Some(end) = self.by_proxy() {
+            return end;
+        }
         let interface = route.interface;
         let allowed = self.by_policy(FORWARD).unwrap_or_else(|| self.by_reach(interface.as_ref()));
         if !allowed {
@@ -338,6 +341,25 @@ impl Way<'_> {
         }
         self.step(SOURCE, "from the node's address there: others do not know the guest's");
         End::Leaves { interface }
+    }
+
+    /// Returns the end of a packet to a port that the guest's policy leads to a proxy.
+    fn by_proxy(&mut self) -> Option<End> {
+        let Packet { protocol, port, .. } = self.packet;
+        let proxy = self.facts.policy?.via().filter(|proxy| proxy.takes(port))?;
+        if protocol == Protocol::Tcp {
+            let address = proxy.address();
+            self.step(NAT, format!("translated to {address}: network.egress.via leads it there"));
+            return Some(End::Translated { by: format!("the proxy {address}") });
+        }
+        if !Destination::WITH_PORTS.contains(&protocol) {
+            return None;
+        }
+        self.step(
+            FORWARD,
+            format!("refused: port {port} is led to the proxy of network.egress.via, by TCP only"),
+        );
+        Some(End::Refused)
     }
 
     /// Returns the reach that counts where a policy names nothing, and whose it is, in words.

@@ -11,7 +11,10 @@ use block::family_of;
 
 use crate::{
     firewall::{Entry, MAIL, NAME_SERVERS, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
-    model::{Destination, Egress, EgressPolicy, Family, NameRule, Place, PortRange, Protocol},
+    model::{
+        Destination, Egress, EgressPolicy, Family, NameRule, Place, PortRange, Protocol, Proxy,
+        ProxyAddress,
+    },
 };
 
 pub use block::Block;
@@ -56,7 +59,40 @@ impl Scope {
 fn named(policy: &EgressPolicy, scope: Scope) -> Vec<(Block, bool)> {
     let denied = scope.blocks(policy.deny()).map(|block| (block, false));
     let allowed = scope.blocks(policy.allow()).map(|block| (block, true));
-    separate(denied.chain(allowed).collect())
+    let proxied = policy.via().map(|proxy| proxied(proxy, scope)).unwrap_or_default();
+    separate(denied.chain(proxied).chain(allowed).collect())
+}
+
+/// Returns the blocks that a proxy makes of a policy: the proxy itself is reached, and nothing else at the ports that are led
+/// to it. So they stay closed where no rule leads there, such as for UDP, which would go around the proxy.
+fn proxied(proxy: &Proxy, scope: Scope) -> Vec<(Block, bool)> {
+    let (address, port) = (proxy.address().address(), proxy.address().port());
+    let everything = Block::everything(scope.family);
+    let here = address.is_loopback();
+    let of_proxy = match scope {
+        Scope { family: Family::V4, host: true } if here => Some(everything),
+        Scope { family: Family::V4, host: false } if !here => {
+            Some(Block::of_network(Ipv4Net::from(address).into()))
+        }
+        _ => None,
+    };
+    let at_port = |block: Block| Some(block.to_ports(Protocol::Tcp, PortRange::single(port)?));
+    let reached = of_proxy.and_then(at_port).map(|block| (block, true));
+    let ports = proxy.ports().filter(|_| !scope.host).filter_map(PortRange::single);
+    let closed = ports.flat_map(|port| {
+        Destination::WITH_PORTS.map(|protocol| (everything.to_ports(protocol, port), false))
+    });
+    reached.into_iter().chain(closed).collect()
+}
+
+/// Returns the entry of `deny` that keeps a policy's own proxy from being reached.
+#[must_use]
+pub fn denied_proxy(policy: &EgressPolicy) -> Option<Destination> {
+    let to = policy.via()?.address();
+    let number = Protocol::Tcp.number();
+    let packet = Block::of_packet(to.address().into(), number, Some(to.port()));
+    let (entry, allowed) = deciding(policy, packet, to.address().is_loopback())?;
+    (!allowed).then_some(entry)
 }
 
 /// Returns the entry of a policy that decides about a destination, with whether it allows it; `None` if none names it. `at_host`
@@ -121,6 +157,8 @@ pub enum Widening {
     Allow(Destination),
     /// A name that is allowed.
     Name(NameRule),
+    /// A proxy.
+    Proxy(ProxyAddress),
 }
 
 /// Returns the first part of a policy that reaches more than the node's guests do. `None` if no part does.
@@ -162,7 +200,9 @@ pub fn widening(policy: &EgressPolicy, of_node: Egress) -> Option<Widening> {
         }
     };
     let name = || policy.names().iter().find(is_wider_name).cloned().map(Widening::Name);
-    default.map(Widening::Default).or_else(allow).or_else(name)
+    // It may be any address of the host, at which every service is reached.
+    let via = || Some(Widening::Proxy(policy.via()?.address())).filter(|_| of_node != Egress::All);
+    default.map(Widening::Default).or_else(allow).or_else(name).or_else(via)
 }
 
 impl fmt::Display for Widening {
@@ -171,6 +211,7 @@ impl fmt::Display for Widening {
             Self::Default(reach) => write!(f, "default {reach}"),
             Self::Allow(destination) => write!(f, "allow {destination}"),
             Self::Name(rule) => write!(f, "allow {rule}"),
+            Self::Proxy(address) => write!(f, "via {address}"),
         }
     }
 }

@@ -138,6 +138,7 @@ impl<'a> ScopedView<'a> {
             | Entry::Judged { .. }
             | Entry::Policy { .. }
             | Entry::Reach { .. }
+            | Entry::Via { .. }
             | Entry::Names { .. }
             | Entry::Pinned { .. } => None,
         };

@@ -44,7 +44,13 @@ fn policy(definition: &Value) -> Option<String> {
         let words = egress[name].as_array()?.iter().filter_map(Value::as_str);
         Some(format!("{name} {}", words.collect::<Vec<_>>().join(" ")))
     };
-    let parts = [Some(default), list("allow"), list("deny")].into_iter().flatten();
+    let via = egress["via"].as_str().map(|proxy| {
+        let ports = egress["viaPorts"]
+            .as_array()
+            .map(|ports| ports.iter().map(Value::to_string).collect::<Vec<_>>().join(" "));
+        ports.map_or(format!("via {proxy}"), |ports| format!("via {proxy} for {ports}"))
+    });
+    let parts = [Some(default), list("allow"), list("deny"), via].into_iter().flatten();
     Some(parts.collect::<Vec<_>>().join(", "))
 }
 
@@ -59,6 +65,10 @@ mod tests {
         let policy = |egress: Value| {
             policy(&json!({ "spec": { "function": { "network": { "egress": egress } } } }))
         };
+        let proxied = json!({ "via": "10.0.5.2:3128" });
+        assert_eq!(policy(proxied).unwrap(), "as the node, via 10.0.5.2:3128");
+        let proxied = json!({ "via": "10.0.5.2:3128", "viaPorts": [80, 8080] });
+        assert_eq!(policy(proxied).unwrap(), "as the node, via 10.0.5.2:3128 for 80 8080");
         let whole =
             json!({ "default": "none", "allow": ["10.0.0.1:443", "host"], "deny": ["10.0.0.2"] });
         assert_eq!(policy(whole).unwrap(), "none, allow 10.0.0.1:443 host, deny 10.0.0.2");

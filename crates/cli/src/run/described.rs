@@ -4,9 +4,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use riklet_core::{
     definition::{self, Source},
     model::{
-        BootArgs, EgressPolicy, Execution, Exposure, Function, Image, Limits, PortRange, Vcpus,
-        Vmm, Workload,
+        BootArgs, EgressPolicy, Execution, Exposure, Function, Image, Limits, PortRange, Proxy,
+        Vcpus, Vmm, Workload,
     },
+    reach,
 };
 
 use crate::{
@@ -40,7 +41,7 @@ const fn refused(reasons: Vec<String>) -> CliError {
 
 fn function(args: &DescribedArgs) -> Result<Function, String> {
     let DescribedArgs { name, publish, vmm, kernel, initrd, rootfs, .. } = args;
-    let DescribedArgs { memory, vcpus, boot_args, allow, deny, .. } = args;
+    let DescribedArgs { memory, vcpus, boot_args, allow, deny, via, .. } = args;
     let execution = Execution {
         vmm: *vmm,
         kernel: kernel.clone(),
@@ -63,8 +64,14 @@ fn function(args: &DescribedArgs) -> Result<Function, String> {
         return Err(format!("--publish: {one} clashes with {earlier}"));
     }
     let name = name.clone().map_or_else(|| NAME.parse(), Ok).map_err(|error| format!("{error}"))?;
-    let named = !allow.is_empty() || !deny.is_empty();
-    let egress = named.then(|| EgressPolicy::new(None, allow.clone(), deny.clone()));
+    let via = via.map(|address| Proxy::new(address, Proxy::DEFAULT_PORTS)).transpose();
+    let via = via.map_err(|error| format!("--via: {error}"))?;
+    let named = !allow.is_empty() || !deny.is_empty() || via.is_some();
+    let egress =
+        named.then(|| EgressPolicy::new(None, allow.clone(), deny.clone()).with_proxy(via));
+    if let Some(entry) = egress.as_ref().and_then(reach::denied_proxy) {
+        return Err(format!("--via: the proxy is not reached: --deny has it by {entry}"));
+    }
     Ok(Function { name, execution, exposures, egress, limits: Limits::default() })
 }
 

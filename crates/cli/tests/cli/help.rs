@@ -325,6 +325,8 @@ fn every_command_has_help_with_one_example() {
           --allow <DESTINATION>    Destination that it may reach as well, such as 10.0.5.0/24:5432/tcp,
                                    [2001:db8::/32]:443 or host:9000
           --deny <DESTINATION>     Destination that it may not reach
+          --via <ADDRESS:PORT>     Proxy that gets its TCP connections to ports 80 and 443, such as
+                                   127.0.0.1:3128
       riklet-sdn run examples/hello.json
 
     List running functions, and how earlier runs ended

@@ -57,6 +57,7 @@ mod pods;
 mod policies;
 mod pressure;
 mod program;
+mod proxied;
 mod published;
 mod reach;
 mod real;

@@ -145,6 +145,7 @@ on_every_firewall!(a_members_policy_reaches_no_further_than_the_nodes_guests, |w
             json!({ "default": "none", "allow": ["1.1.1.1:443", "host:22/tcp"] }),
             "allow host:22/tcp",
         ),
+        (json!({ "via": "203.0.113.2:22" }), "via 203.0.113.2:22"),
     ] {
         let (answer, _) = ask(&egress);
         let said = format!("f: egress {said} reaches more than the node's guests do (internet)");

@@ -76,10 +76,13 @@ pub(crate) fn egress_value(policy: &EgressPolicy) -> Value {
     let addresses = |all: &[Destination]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
     let names = policy.names().iter().map(ToString::to_string);
     let allow = addresses(policy.allow()).into_iter().chain(names).collect();
+    let ports = policy.via().filter(|proxy| !proxy.has_default_ports());
     let said = [
         ("default", policy.default_reach().map(|reach| json!(reach.as_str()))),
         ("allow", list(allow)),
         ("deny", list(addresses(policy.deny()))),
+        ("via", policy.via().map(|proxy| json!(proxy.address().to_string()))),
+        ("viaPorts", ports.map(|proxy| json!(proxy.ports().collect::<Vec<_>>()))),
     ];
     let said = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Value::Object(said.collect())

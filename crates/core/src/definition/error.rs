@@ -2,10 +2,10 @@ use std::fmt;
 
 use super::tree::{Position, Sort};
 use crate::model::{
-    AccountError, BitRateError, BootArgsError, DestinationError, Egress, EgressPolicy, EmptySource,
-    ExecutionConflict, Exposure, ExposureError, InstanceName, InterfaceNameError, Ipv6Unsupported,
-    MemoryError, NameError, NameRule, NameRuleError, NamespacePathError, OutOfRange,
-    PortRangeError, Sha256Error, TooManyServers,
+    AccountError, BitRateError, BootArgsError, Destination, DestinationError, Egress, EgressPolicy,
+    EmptySource, ExecutionConflict, Exposure, ExposureError, InstanceName, InterfaceNameError,
+    Ipv6Unsupported, MemoryError, NameError, NameRule, NameRuleError, NamespacePathError,
+    OutOfRange, PortRangeError, ProxyError, Sha256Error, TooManyServers,
 };
 
 /// A location in a source.
@@ -193,6 +193,12 @@ pub enum Reason {
         "{rule} is a name: only functions may have names as yet, since a pod's resolver is its runtime's"
     )]
     NamesOfPod { rule: NameRule },
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    #[error("ports for a proxy, and no proxy: name it by via")]
+    PortsWithoutProxy,
+    #[error("the proxy of via is not reached: deny has it by {entry}")]
+    DeniedProxy { entry: Destination },
     #[error(transparent)]
     Rate(#[from] BitRateError),
     #[error("{found} destinations; a list has at most {}", EgressPolicy::MAX)]

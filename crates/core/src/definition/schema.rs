@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{API_VERSION, EXPOSURE_TYPE};
 use crate::model::{
     Accelerator, Dns, Egress, EgressPolicy, InstanceName, InterfaceName, Kind, Memory, NameRule,
-    NamespacePath, Protocol, Queues, Ready, Vcpus, Vmm,
+    NamespacePath, Protocol, Proxy, Queues, Ready, Vcpus, Vmm,
 };
 
 /// Returns the schema of a definition, or of a list of definitions. Each field has a description, and its default where there is
@@ -248,9 +248,12 @@ fn exposure() -> Value {
     object("Ports of the node that lead to ports of the guest.", &["port"], fields)
 }
 
+fn port_number() -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX })
+}
+
 fn ports() -> Value {
-    let number = json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX });
-    json!({ "oneOf": [number, { "type": "string", "pattern": "^ *[0-9]+ *(- *[0-9]+ *)?$" }] })
+    json!({ "oneOf": [port_number(), { "type": "string", "pattern": "^ *[0-9]+ *(- *[0-9]+ *)?$" }] })
 }
 
 fn network() -> Value {
@@ -260,11 +263,19 @@ fn network() -> Value {
     let allow = list("Destinations that it may reach as well, by address or by name.", most, allow);
     let deny = "Destinations that it may not reach, also if they are allowed.";
     let deny = list(deny, EgressPolicy::MAX, reference("destination"));
+    let via = json!({
+        "description": "A proxy that gets the TCP connections which the function begins to the ports of `viaPorts` beyond the node, whomever they are for: its IPv4 address and port. Nothing else is reached at these ports.",
+        "type": "string",
+        "examples": ["10.0.5.2:3128", "127.0.0.1:3128"],
+    });
+    let via_ports = "The ports whose connections the proxy gets. By default 80 and 443.";
     let default = "The reach beyond what is allowed and denied. By default that of the node (`egress`); `none` where names are allowed.";
     let egress = [
         ("default", one_of(default, &Egress::ALL.map(Egress::as_str))),
         ("allow", allow),
         ("deny", deny),
+        ("via", via),
+        ("viaPorts", list(via_ports, Proxy::MAX_PORTS, port_number())),
     ];
     let egress = object("The destinations that it may begin connections to.", &[], egress);
     let rate = |text: &str| {

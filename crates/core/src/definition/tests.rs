@@ -345,6 +345,44 @@ fn a_policy_of_egress_is_read_and_written() {
     assert!(
         refused("{ deny: 10.0.0.1 }").contains("expected a list of destinations, found a string")
     );
+    for (via, known) in [
+        ("via: 10.0.5.2:3128", r#"{"egress":{"via":"10.0.5.2:3128"}}"#),
+        ("via: 10.0.5.2:3128, viaPorts: [443, 80]", r#"{"egress":{"via":"10.0.5.2:3128"}}"#),
+        (
+            "via: \"127.0.0.1:3128\", viaPorts: [8443, 443]",
+            r#"{"egress":{"via":"127.0.0.1:3128","viaPorts":[443,8443]}}"#,
+        ),
+    ] {
+        let workload = read(&format!("{{ {via} }}")).unwrap().remove(0);
+        let written = to_value(&workload)["spec"]["function"]["network"].to_string();
+        assert_eq!(written, known);
+        assert_eq!(from_json(&to_json(&workload)).unwrap(), workload);
+    }
+    for (wrong, said) in [
+        ("via: proxy.lan:3128", ".via: \"proxy.lan\" is a name: write the address of the proxy"),
+        ("via: 3128", ".via: expected a string, found a number; put it in quotes"),
+        ("viaPorts: [443]", ".viaPorts: ports for a proxy, and no proxy: name it by via"),
+        (
+            "via: 10.0.5.2:3128, viaPorts: []",
+            ".viaPorts: 0 ports are led to the proxy; 1 to 16 can be",
+        ),
+        (
+            "via: 10.0.5.2:3128, viaPorts: [443, 0]",
+            ".viaPorts[1]: port 0 is out of range; ports are 1 to 65535",
+        ),
+        ("via: 10.0.5.2:3128, viaPorts: [80-90]", ".viaPorts[0]: expected a port, found a string"),
+        (
+            "via: 10.0.5.2:3128, deny: [10.0.0.0/8]",
+            "egress: the proxy of via is not reached: deny has it by 10.0.0.0/8",
+        ),
+        (
+            "via: 127.0.0.1:3128, deny: [host]",
+            "egress: the proxy of via is not reached: deny has it by host",
+        ),
+    ] {
+        let refused = refused(&format!("{{ {wrong} }}"));
+        assert!(refused.ends_with(said), "{refused}");
+    }
     let all = |one: fn(u8) -> String| (0..40).map(one).collect::<Vec<_>>().join(", ");
     let wide = all(|n| format!("\"10.0.0.0/8:{0}000-{0}900\"", n + 1));
     let narrow = all(|n| format!("10.{}.0.0/16:1-60000", n * 5));

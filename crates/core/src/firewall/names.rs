@@ -83,6 +83,8 @@ pub mod nftables {
     pub const FLOWS: &str = "flows";
     /// The set of the guests that began flows lately, each with its rate. The kernel adds and removes them.
     pub const RATES: &str = "rates";
+    /// The map of the guests and ports whose connections are led to a proxy.
+    pub const PROXIES: &str = "proxies";
     /// The set of the guests whose policies have names.
     pub const NAMED: &str = "named";
     /// The set of the guests that asked for names lately, each with its rate. The kernel adds and removes them.

@@ -11,7 +11,7 @@ use crate::{
     flows::Flows,
     model::{
         Bracketed, Egress, Family, FlowLimit, InterfaceName, Ipv6Unsupported, Mark, Owner, Pool,
-        PortRange, Protocol,
+        PortRange, Protocol, ProxyAddress,
     },
     names::NamesToken,
     reach::Block,
@@ -209,6 +209,15 @@ pub enum Entry {
         /// False if they are refused.
         allowed: bool,
     },
+    /// Leads the TCP connections that a guest begins to a port beyond the host to the proxy of its policy.
+    Via {
+        /// The guest's address.
+        guest: IpAddr,
+        /// The port that it asks.
+        port: u16,
+        /// The proxy.
+        proxy: ProxyAddress,
+    },
     /// Leads a guest's questions for names to the daemon.
     Names {
         /// The guest's address.
@@ -246,6 +255,7 @@ impl Entry {
             | Self::Policy { guest, .. }
             | Self::Judged { guest }
             | Self::Reach { guest, .. }
+            | Self::Via { guest, .. }
             | Self::Names { guest }
             | Self::Pinned { guest, .. } => *guest,
         }
@@ -262,6 +272,7 @@ impl Entry {
             | Self::Hairpin { .. }
             | Self::Policy { .. }
             | Self::Judged { .. }
+            | Self::Via { .. }
             | Self::Names { .. } => None,
         }
     }
@@ -270,9 +281,11 @@ impl Entry {
     #[must_use]
     pub const fn table(&self) -> EntryTable {
         match self {
-            Self::Policy { .. } | Self::Reach { .. } | Self::Names { .. } | Self::Pinned { .. } => {
-                EntryTable::Policies
-            }
+            Self::Policy { .. }
+            | Self::Reach { .. }
+            | Self::Via { .. }
+            | Self::Names { .. }
+            | Self::Pinned { .. } => EntryTable::Policies,
             Self::Judged { .. } => EntryTable::Mangle,
             Self::Exposure { .. } | Self::Hairpin { .. } => EntryTable::Nat,
         }
@@ -309,6 +322,7 @@ impl fmt::Display for Entry {
             Self::Hairpin { guest } => write!(f, "hairpin {guest}"),
             Self::Judged { guest } => write!(f, "policy of {guest}"),
             Self::Policy { guest, reach } => write!(f, "egress {reach} of {guest}"),
+            Self::Via { guest, port, proxy } => write!(f, "tcp {guest} -> *:{port} by {proxy}"),
             Self::Names { guest } => write!(f, "questions of {guest} for names"),
             Self::Pinned { guest, token } => write!(f, "allow {guest} -> names {token}"),
             Self::Reach { guest, host, block, allowed } => {

@@ -1,4 +1,4 @@
-use super::{Destination, Egress, NameRule};
+use super::{Destination, Egress, NameRule, Proxy};
 
 /// The destinations that one function may begin connections to, beyond published ports: a reach, and those that it names itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -7,6 +7,7 @@ pub struct EgressPolicy {
     allow: Vec<Destination>,
     deny: Vec<Destination>,
     names: Vec<NameRule>,
+    via: Option<Proxy>,
 }
 
 impl EgressPolicy {
@@ -26,7 +27,7 @@ impl EgressPolicy {
         allow: Vec<Destination>,
         deny: Vec<Destination>,
     ) -> Self {
-        Self { default, allow, deny, names: vec![] }
+        Self { default, allow, deny, names: vec![], via: None }
     }
 
     /// Adds the names that are allowed. Nothing else is reached then: without a default, it is `none`.
@@ -37,6 +38,18 @@ impl EgressPolicy {
         }
         self.names = names;
         self
+    }
+
+    /// Leads connections to some ports to a proxy, whomever they are for. Nothing else is reached at these ports.
+    #[must_use]
+    pub fn with_proxy(self, via: Option<Proxy>) -> Self {
+        Self { via, ..self }
+    }
+
+    /// Returns the proxy that connections to some ports are led to.
+    #[must_use]
+    pub const fn via(&self) -> Option<&Proxy> {
+        self.via.as_ref()
     }
 
     /// Returns the reach beyond what is allowed and denied; `None` is that of the node's guests.

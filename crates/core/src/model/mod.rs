@@ -19,6 +19,7 @@ mod name;
 mod name_rule;
 mod namespace;
 mod owner;
+mod proxy;
 mod selector;
 
 pub use crate::address::{
@@ -45,4 +46,5 @@ pub use name::{InstanceName, NameError};
 pub use name_rule::{NamePattern, NameRule, NameRuleError};
 pub use namespace::{Namespace, NamespaceId, NamespacePath, NamespacePathError};
 pub use owner::{Mark, Owner, OwnerError, OwnerId, OwnerIdError};
+pub use proxy::{Proxy, ProxyAddress, ProxyError};
 pub use selector::Selector;

@@ -24,7 +24,7 @@ pub use toy::Toy;
 use crate::{
     firewall::{Backend, Entry},
     link::{Device, LinkSpec, Tap},
-    model::{AccountName, Addresses, Exposure, InstanceName, Owner, Pool, Slot},
+    model::{AccountName, Addresses, Exposure, InstanceName, Owner, Pool, ProxyAddress, Slot},
 };
 
 /// The facts about the node that an implementation may use.
@@ -81,6 +81,18 @@ pub enum FragmentError {
     Policy {
         /// The instance.
         name: InstanceName,
+    },
+    /// The proxy of a policy is a guest, and guests do not reach each other by their own addresses.
+    #[error(
+        "{name}: network.egress.via {proxy} is in {pool}, which guests have: a proxy is another machine, or this one"
+    )]
+    Proxy {
+        /// The instance.
+        name: InstanceName,
+        /// The proxy.
+        proxy: ProxyAddress,
+        /// The pool.
+        pool: Pool,
     },
     /// A TAP is given to numbers, and only the host knows which number a name has.
     #[error("{name} is for {account}, whose number was not looked up")]

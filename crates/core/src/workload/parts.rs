@@ -10,7 +10,7 @@ use crate::{
     definition::{egress_value, exposure_value, limits_value},
     firewall::{Backend, Entry},
     link::{Device, LinkSpec, Peer, PeerName, Tap},
-    model::{Account, Egress, EgressPolicy, Execution, Exposure, InstanceName, Queues},
+    model::{Account, Egress, EgressPolicy, Execution, Exposure, InstanceName, Proxy, Queues},
     names, reach,
     shaping::Shaping,
 };
@@ -27,6 +27,10 @@ pub(super) fn fragment(
     let (name, exposures) = (workload.name(), workload.exposures());
     if workload.egress().is_some() && !node.policies {
         return Err(FragmentError::Policy { name: name.clone() });
+    }
+    let proxy = workload.egress().and_then(EgressPolicy::via).map(Proxy::address);
+    if let Some(proxy) = proxy.filter(|proxy| node.pool.v4().contains(&proxy.address())) {
+        return Err(FragmentError::Proxy { name: name.clone(), proxy, pool: node.pool });
     }
     let (policy, limits) = (workload.egress().is_some(), workload.limits());
     let peer = if let Device::Veth(peer) = &device { Some(&peer.name) } else { None };
@@ -126,6 +130,15 @@ pub(super) fn add_network(part: &mut Value, workload: &impl Implementation) {
     }
 }
 
+/// Returns the entries that lead connections of a guest to the proxy of its policy. One is led to it by IPv4 only.
+fn via(policy: &EgressPolicy, guest: IpAddr) -> impl Iterator<Item = Entry> + use<'_> {
+    let of = move |proxy: &'_ Proxy| {
+        let (ports, proxy) = (proxy.ports().collect::<Vec<_>>(), proxy.address());
+        ports.into_iter().map(move |port| Entry::Via { guest, port, proxy })
+    };
+    policy.via().filter(|_| guest.is_ipv4()).into_iter().flat_map(of)
+}
+
 /// Adds the entries of a policy, if there is one: for each address of the guest those of its family, and for both its default.
 fn with_policy(
     mut fragment: Fragment,
@@ -140,6 +153,7 @@ fn with_policy(
         }
         fragment.entries.extend(reach::entries(policy, guest));
         fragment.entries.extend(names::entries(name, policy, guest));
+        fragment.entries.extend(via(policy, guest));
     }
     fragment.entries.sort_unstable();
     fragment

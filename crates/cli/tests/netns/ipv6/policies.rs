@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     os::fd::OwnedFd,
 };
@@ -148,6 +148,19 @@ fn a_policy_names_what_a_function_reaches() {
     world.riklet(&["check"], "").success();
     world.down(&["f"]);
     world.riklet(&["check"], "").success();
+}
+
+#[test]
+fn nothing_goes_around_a_proxy() {
+    let world = &with();
+    let _servers = serve(world);
+    let [f, open] = pair(world, &json!({ "via": "127.0.0.1:3128", "viaPorts": [7000] }));
+    assert_way(&f, &[(Tcp, (FAR, 7001)), (Udp, (FAR, 7001)), (Tcp, (NODE_LAN, FIRST))]);
+    assert_refused(&f, &[(Tcp, (FAR, 7000)), (Udp, (FAR, 7000))]);
+    assert_way(&open, &[(Tcp, (FAR, 7000))]);
+    let _proxy = Tcp.serve(&world.node, Ipv4Addr::LOCALHOST, 3128);
+    let answer = Tcp.ask(f.namespace(), (INTERNET_V4, 7000)).expect("the proxy answers");
+    assert_eq!(answer.server, (Ipv4Addr::LOCALHOST, 3128).into());
 }
 
 #[test]

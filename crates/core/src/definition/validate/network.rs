@@ -2,12 +2,15 @@
 
 use super::{Object, Reason, Validator, Value};
 use crate::{
-    model::{BitRate, Destination, DestinationError, Egress, EgressPolicy, Limits, NameRule},
+    model::{
+        BitRate, Destination, DestinationError, Egress, EgressPolicy, Limits, NameRule, PortRange,
+        Proxy,
+    },
     reach,
 };
 
 const NETWORK: &[&str] = &["egress", "limits"];
-const EGRESS: &[&str] = &["default", "allow", "deny"];
+const EGRESS: &[&str] = &["default", "allow", "deny", "via", "viaPorts"];
 const LIMITS: &[&str] = &["egress", "ingress"];
 
 impl Validator {
@@ -61,13 +64,44 @@ impl Validator {
         if let Some(default) = default.filter(|reach| *reach != Egress::None && !names.is_empty()) {
             self.refuse(node.at, network.path("egress"), Reason::NamesWithDefault { default });
         }
-        let policy = EgressPolicy::new(default, allow, deny).with_names(names);
+        let via = self.proxy(&egress);
+        let policy = EgressPolicy::new(default, allow, deny).with_names(names).with_proxy(via);
+        if let Some(entry) = reach::denied_proxy(&policy) {
+            self.refuse(node.at, network.path("egress"), Reason::DeniedProxy { entry });
+        }
         // A record was counted when it was a definition.
         let blocks = if self.recorded { 0 } else { reach::count(&policy) };
         if blocks > EgressPolicy::MAX_BLOCKS {
             self.refuse(node.at, network.path("egress"), Reason::Blocks { found: blocks });
         }
         Some(policy)
+    }
+
+    /// Returns the proxy of `via` and `viaPorts`; `None` if there is none, or after an error is noted.
+    fn proxy(&mut self, egress: &Object<'_>) -> Option<Proxy> {
+        let ports = self.list(egress, "viaPorts", "a list of ports");
+        let Some(node) = egress.get("via") else {
+            if let Some((at, _)) = ports {
+                self.refuse(at, egress.path("viaPorts"), Reason::PortsWithoutProxy);
+            }
+            return None;
+        };
+        let address =
+            self.parsed(node, egress.path("via"), |text| text.parse().map_err(Reason::Proxy))?;
+        let Some((at, items)) = ports else {
+            return Proxy::new(address, Proxy::DEFAULT_PORTS).ok();
+        };
+        let path = egress.path("viaPorts");
+        let mut numbers = Vec::new();
+        for (index, item) in items.iter().enumerate().take(u16::MAX.into()) {
+            let number = match &item.value {
+                Value::Integer(port) => PortRange::new(*port, *port).map_err(Reason::from),
+                other => Err(Reason::Sort { expected: "a port", found: other.sort() }),
+            };
+            let number = self.accept(number, item.at, || format!("{path}[{index}]"))?;
+            numbers.push(number.first());
+        }
+        self.accept(Proxy::new(address, numbers).map_err(Reason::Proxy), at, || path)
     }
 
     /// Returns the destinations and the names of `allow`, in the order in which either are listed.

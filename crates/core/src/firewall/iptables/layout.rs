@@ -433,7 +433,11 @@ pub(super) fn of_entry(entry: &Entry) -> Result<Rule, EntryError> {
                 ),
             )
         }
-        Entry::Policy { .. } | Entry::Reach { .. } | Entry::Names { .. } | Entry::Pinned { .. } => {
+        Entry::Policy { .. }
+        | Entry::Reach { .. }
+        | Entry::Via { .. }
+        | Entry::Names { .. }
+        | Entry::Pinned { .. } => {
             return Err(EntryError::Policy);
         }
         Entry::Judged { guest } => {

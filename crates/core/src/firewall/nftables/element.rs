@@ -17,12 +17,12 @@ use crate::{
         Entry,
         names::nftables::{
             BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, EXPOSURES, EXPOSURES_V6, HAIRPIN,
-            HAIRPIN_V6, HOST_POLICIES, HOST_POLICIES_V6, NAMED, POLICIES, POLICIES_V6, RANGES,
-            RANGES_V6, REACH_ALL, REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6, REACH_NONE,
-            REACH_NONE_V6,
+            HAIRPIN_V6, HOST_POLICIES, HOST_POLICIES_V6, NAMED, POLICIES, POLICIES_V6, PROXIES,
+            RANGES, RANGES_V6, REACH_ALL, REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6,
+            REACH_NONE, REACH_NONE_V6,
         },
     },
-    model::{Egress, Family, InterfaceName, Ipv6Unsupported, PortRange, Protocol},
+    model::{Egress, Family, InterfaceName, Ipv6Unsupported, PortRange, Protocol, ProxyAddress},
 };
 
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
@@ -237,6 +237,12 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
         Entry::Policy { guest, reach } => {
             (guests_of(family, reach), vec![Element::key(octets(guest))])
         }
+        Entry::Via { guest, port: asked, proxy } => {
+            let guest = Ipv6Unsupported::refuse(guest)?;
+            let key = [guest.octets(), port(asked)].concat();
+            let data = Some([proxy.address().octets(), port(proxy.port())].concat());
+            (PROXIES, vec![Element { data, ..Element::key(key) }])
+        }
         Entry::Names { guest } => {
             let guest = Ipv6Unsupported::refuse(guest)?;
             (NAMED, vec![Element::key(guest.octets().to_vec())])
@@ -280,7 +286,7 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
 pub(super) fn is_of_policies(set: &str) -> bool {
     // The policies beside iptables are for IPv4.
     Egress::ALL.into_iter().any(|reach| guests_of(Family::V4, reach) == set)
-        || [POLICIES, HOST_POLICIES, NAMED].contains(&set)
+        || [POLICIES, HOST_POLICIES, PROXIES, NAMED].contains(&set)
 }
 
 /// Returns the entry that has only this element, or `None` if it is not exactly as [`of_entry`] makes it.
@@ -290,6 +296,11 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
     let last = fields(element.last.as_ref().unwrap_or(&element.key))?;
     let data = fields(element.data.as_deref().unwrap_or_default())?;
     let of_guest = policy_entry(set, key).or_else(|| match (set, key) {
+        (PROXIES, [guest, asked]) => {
+            let [address, at] = *data else { return None };
+            let proxy = ProxyAddress::new(address.into(), port_of(at))?;
+            Some(Entry::Via { guest: (*guest).into(), port: port_of(*asked), proxy })
+        }
         (NAMED, [guest]) => Some(Entry::Names { guest: (*guest).into() }),
         (HAIRPIN, [guest, _]) => Some(Entry::Hairpin { guest: (*guest).into() }),
         (HAIRPIN_V6, [a, b, c, d, ..]) => Some(Entry::Hairpin { guest: v6([*a, *b, *c, *d]) }),
@@ -388,7 +399,9 @@ mod tests {
         let guest = [10, 231, 0, 2].into();
         let policies = Egress::ALL.map(|reach| Entry::Policy { guest, reach });
         let names = Entry::Names { guest };
-        for entry in exposures.chain([hairpin, names]).chain(policies) {
+        let proxy = "10.0.5.2:3128".parse().unwrap();
+        let via = Entry::Via { guest, port: 443, proxy };
+        for entry in exposures.chain([hairpin, names, via]).chain(policies) {
             let (set, elements) = of_entry(&entry).unwrap();
             let [element] = &*elements else { panic!("{entry}: {elements:?}") };
             assert_eq!(to_entry(set, element), Some(entry));

@@ -570,6 +570,14 @@ pub(super) fn by_address(family: Family) -> Vec<Expression> {
     [of_family(family), key].concat()
 }
 
+/// `ip saddr . tcp dport`, the key of a look-up; for IPv6 with `ip6 saddr`.
+pub(super) fn by_source_and_tcp_port(family: Family) -> Vec<Expression> {
+    let [port, ..] = after_address(family);
+    let key =
+        vec![payload(source_address(family), Register::Reg1), payload(DESTINATION_PORT, port)];
+    [of_family(family), tcp(), key].concat()
+}
+
 /// `ip saddr`, `ip6 saddr`, the key of a look-up.
 fn source_key(family: Family) -> Vec<Expression> {
     [of_family(family), vec![payload(source_address(family), Register::Reg1)]].concat()

@@ -22,6 +22,7 @@ mod object;
 mod other_ports;
 pub mod policies;
 pub mod policy_chain;
+mod proxies;
 pub mod refused;
 mod register;
 pub mod rule_message;

@@ -22,7 +22,7 @@ use super::{
     layout::Layout,
     names,
     object::{Base, Chain, Operation, Rule, Set, Table, TableName, comment},
-    refused, sets,
+    proxies, refused, sets,
 };
 use crate::{
     address::Ipv6Unsupported,
@@ -122,7 +122,8 @@ fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(INPUT, "others", &[not_from_guest(), accept()]),
         rule(INPUT, "nothing is allowed yet", &[unmarked]),
     ];
-    rules.extend(names::to_the_daemon().into_iter().map(|rule| Rule { table: name(), ..rule }));
+    let translating = names::to_the_daemon().into_iter().chain([proxies::to_the_proxy()]);
+    rules.extend(translating.map(|rule| Rule { table: name(), ..rule }));
     let accepted = accept();
     rules.extend(egress::rules(base_ruleset).into_iter().map(|mut rule| {
         if rule.expressions.ends_with(&accepted) {

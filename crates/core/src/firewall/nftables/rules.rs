@@ -19,7 +19,7 @@ use super::{
     },
     ipv6, names,
     object::{Rule, comment},
-    refused,
+    proxies, refused,
 };
 use crate::{
     firewall::{
@@ -51,6 +51,7 @@ pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     rules.extend(arriving(base_ruleset));
     rules.extend(limited(base_ruleset));
     rules.extend(names::to_the_daemon());
+    rules.push(proxies::to_the_proxy());
     rules.extend(to_the_host());
     rules.extend(passing(base_ruleset));
     rules.extend(egress::rules(base_ruleset));

@@ -10,8 +10,8 @@ use crate::{
         names::nftables::{
             ASKED, BOUND, BOUND_RANGES, BOUND_RANGES_V6, BOUND_V6, CONFINED, CONFINED_V6,
             DISCOVERIES, EXPOSURES, EXPOSURES_V6, FLOWS, FLOWS_V6, HAIRPIN, HAIRPIN_V6,
-            HOST_POLICIES, HOST_POLICIES_V6, NAMED, POLICIES, POLICIES_V6, RANGES, RANGES_V6,
-            RATES, RATES_V6, REACH_ALL, REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6,
+            HOST_POLICIES, HOST_POLICIES_V6, NAMED, POLICIES, POLICIES_V6, PROXIES, RANGES,
+            RANGES_V6, RATES, RATES_V6, REACH_ALL, REACH_ALL_V6, REACH_INTERNET, REACH_INTERNET_V6,
             REACH_NONE, REACH_NONE_V6, REFUSED, TOLD, UPLINKS,
         },
     },
@@ -95,6 +95,7 @@ fn of(family: Family) -> Vec<Set> {
         set(REACH_INTERNET, address, None),
         set(REACH_ALL, address, None),
         set(REACH_NONE, address, None),
+        set(PROXIES, (concatenation(&[ADDRESS, PORT]), 8), target),
         set(NAMED, address, None),
         of_rates(ASKED, address),
         set(UPLINKS, (INTERFACE, 16), None),
