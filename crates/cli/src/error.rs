@@ -1,7 +1,10 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use riklet_api::{ApiError, Detail, ErrorKind, FailureDocument};
-use riklet_core::definition;
+use riklet_core::{
+    definition,
+    model::{InstanceName, Kind},
+};
 use riklet_daemon::{documents::NotUnderstood, server::ServeError};
 use riklet_guest::GuestError;
 use riklet_sdn::{ConfigError, NodeError, process::LockHolder, store::StoreError};
@@ -41,6 +44,8 @@ pub(crate) enum CliError {
     Privilege,
     #[error("cannot open /dev/net/tun, which TAPs are made with")]
     Tun { source: io::Error },
+    #[error("{name} is a {kind}, which has no TAP for a VMM")]
+    NoTap { name: InstanceName, kind: Kind },
     #[error("cannot write man pages into {}", directory.display())]
     Man { directory: PathBuf, source: io::Error },
     #[error("cannot write the output")]
@@ -147,6 +152,7 @@ impl CliError {
             | Self::Console { .. }
             | Self::NoTerminal
             | Self::WithoutDaemon
+            | Self::NoTap { .. }
             | Self::Conflict(_)
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,

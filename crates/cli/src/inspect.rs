@@ -27,8 +27,12 @@ pub(crate) fn run(
         output.print(|| render::inspection(&found), || &found)?;
         return Ok(ExitCode::SUCCESS);
     };
+    let instance = documents::inspected(&found)?;
+    if instance.workload.namespace().is_some() {
+        return Err(CliError::NoTap { name: args.name.clone(), kind: instance.kind() });
+    }
     let resolvers = Linux::new().resolvers().map_err(NodeError::from)?;
-    let attachment = Attachment::of(&documents::inspected(&found)?, &resolvers);
+    let attachment = Attachment::of(&instance, &resolvers);
     if matches!(format, InspectFormat::BootArgs | InspectFormat::CloudInit)
         && let Some(warning) = attachment::without_resolver(&attachment)
     {

@@ -415,6 +415,10 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
         let text = "network namespaces are entered as root, or with the capability CAP_SYS_ADMIN";
         return Some(text.to_owned());
     }
+    if let KernelError::CreateVeth { step: "namespace", .. } = error {
+        let text = "bring it up in the namespace where it is now, or take it down";
+        return Some(text.to_owned());
+    }
     if error.refusal().is_permission() {
         return Some("run it as root, or with the capability CAP_NET_ADMIN".to_owned());
     }
@@ -431,7 +435,9 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
         return Some(STOP_VMM.to_owned());
     }
     if matches!(error, KernelError::Namespace { .. }) {
-        return Some("`ip netns` and `lsns --type net` list those that there are".to_owned());
+        let text = "`ip netns` and `lsns --type net` list those that there are; what `ip netns` calls NAME is \
+                    /run/netns/NAME";
+        return Some(text.to_owned());
     }
     lacks(error).map(|what| format!("the host lacks {what}; `riklet-sdn doctor` says more"))
 }

@@ -140,6 +140,9 @@ on_every_firewall!(what_is_wrong_with_a_namespace_is_said_and_nothing_is_left, |
     assert!(without.stderr.contains("hint: give one by `--netns PATH`"), "{without}");
     let of_vm = up(world, &function("vm", &[]), &path);
     assert!(of_vm.stderr.contains("vm is a Function, and only a Pod is in a namespace"), "{of_vm}");
+    let run = world.riklet(&["inspect", "neighbour", "--format", "qemu"], "");
+    assert_eq!(run.code, Some(2), "{run}");
+    assert!(run.stderr.contains("neighbour is a Pod, which has no TAP for a VMM"), "{run}");
     let run = world.riklet(&["run", "-"], &web.to_string());
     assert!(run.stderr.contains("web cannot be run: it is a Pod"), "{run}");
     assert_same(&before.0, &SystemState::take(&world.node));
@@ -177,6 +180,10 @@ on_every_firewall!(a_namespace_that_is_gone_takes_only_its_own_pod_along, |world
     let repaired = world.riklet(&["repair"], "");
     assert_eq!(repaired.code, Some(1), "{repaired}");
     assert!(repaired.stderr.contains("web is not up"), "{repaired}");
+    assert!(
+        repaired.stderr.contains("hint: bring it up in the namespace where it is now"),
+        "{repaired}"
+    );
     tcp_ask(&world.client, (NODE_LAN, 7070)).expect("the other one is up");
     world.riklet(&["down", "web"], "").success();
     assert_eq!(world.riklet(&["check"], "").success(), "");
