@@ -2,7 +2,12 @@
 //!
 //! ```text
 //! question ─► AllowedNames::places ─► upstream ─► is_public, lifetime ─► Pin ─► answer
+//!                                                                        └─► Pins
 //! ```
+
+mod pins;
+
+pub use pins::{Answered, MOST_PINS, Pins};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +21,8 @@ use std::{
 use crate::{
     digest,
     firewall::{Entry, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
-    model::{EgressPolicy, InstanceName, NameRule, Pool, Protocol},
+    model::{EgressPolicy, InstanceName, Pool, Protocol},
+    reach::{self, Block},
 };
 
 /// The address and port of the daemon's resolver: of the loopback, so that only this host and its guests reach it, and not
@@ -86,14 +92,18 @@ pub struct Pin {
 pub struct AllowedNames {
     exact: BTreeMap<String, BTreeSet<(Protocol, u16)>>,
     below: BTreeMap<String, BTreeSet<(Protocol, u16)>>,
+    /// What the policy denies, whatever name it has.
+    denied: Option<EgressPolicy>,
 }
 
 impl AllowedNames {
-    /// Returns the names of these rules.
+    /// Returns the names of a policy.
     #[must_use]
-    pub fn new(rules: &[NameRule]) -> Self {
-        let mut all = Self::default();
-        for rule in rules {
+    pub fn of(policy: &EgressPolicy) -> Self {
+        let denied = (!policy.deny().is_empty())
+            .then(|| EgressPolicy::new(None, vec![], policy.deny().to_vec()));
+        let mut all = Self { denied, ..Self::default() };
+        for rule in policy.names() {
             let pattern = rule.pattern();
             let names = if pattern.is_below() { &mut all.below } else { &mut all.exact };
             let places = names.entry(pattern.name().to_owned()).or_default();
@@ -118,6 +128,28 @@ impl AllowedNames {
             rest = above;
         }
         places
+    }
+
+    /// Reports whether a name is allowed.
+    #[must_use]
+    pub fn allows(&self, name: &str) -> bool {
+        !self.places(name).is_empty()
+    }
+
+    /// Returns the ports of a name at one of its addresses: those that the policy does not deny there.
+    pub fn places_of(
+        &self,
+        name: &str,
+        address: IpAddr,
+    ) -> impl Iterator<Item = (IpAddr, Protocol, u16)> + use<'_> {
+        let is_denied = move |protocol: Protocol, port| {
+            let to = Block::of_packet(address, protocol.number(), Some(port));
+            let decided = |denied| reach::deciding(denied, to, false);
+            self.denied.as_ref().and_then(decided).is_some()
+        };
+        let places = self.places(name).into_iter();
+        let allowed = places.filter(move |&(protocol, port)| !is_denied(protocol, port));
+        allowed.map(move |(protocol, port)| (address, protocol, port))
     }
 }
 
@@ -163,9 +195,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::NameRule;
+
+    fn allowed(rules: Vec<NameRule>) -> AllowedNames {
+        AllowedNames::of(&EgressPolicy::new(None, vec![], vec![]).with_names(rules))
+    }
 
     fn names(rules: &[&str]) -> AllowedNames {
-        AllowedNames::new(&rules.iter().map(|rule| rule.parse().unwrap()).collect::<Vec<_>>())
+        allowed(rules.iter().map(|rule| rule.parse().unwrap()).collect())
     }
 
     #[test]
@@ -259,7 +296,7 @@ mod tests {
                 rule.protocols().map(|protocol| (protocol, rule.ports().first()))
             });
             let wanted: BTreeSet<_> = wanted.collect();
-            prop_assert_eq!(AllowedNames::new(&rules).places(&name), wanted);
+            prop_assert_eq!(allowed(rules).places(&name), wanted);
         }
     }
 }

@@ -53,7 +53,8 @@ impl Request {
     }
 
     /// Returns the workloads that it brings up.
-    pub(crate) fn brought_up(&self) -> &[Workload] {
+    #[must_use]
+    pub fn brought_up(&self) -> &[Workload] {
         match self {
             Self::Up(workloads, _) => workloads,
             _ => &[],

@@ -12,7 +12,7 @@ use crate::{
         function::{Function, function},
         on_every_firewall,
         resolver::{Answer, dig},
-        traffic::PATIENCE,
+        traffic::{Connection, PATIENCE},
         transport::Transport::{Tcp, Udp},
         wait_for,
     },
@@ -167,6 +167,63 @@ on_every_firewall!(a_guest_reaches_what_it_was_told_for_an_allowed_name, |world|
     assert_none(&again, &every);
     assert_answer(&again, &["old.example.net"], "NOERROR", &[INTERNET_FAR]);
     assert_way(&again, &[(Tcp, far(7001))]);
+});
+
+/// Asserts that the address of a name is let through until the guest asks again, and that nothing else is.
+#[track_caller]
+fn assert_kept(guest: &Function, held: &[&Connection]) {
+    assert_way(guest, &[(Tcp, (INTERNET_FAR, 7000))]);
+    assert_none(guest, &[(Udp, (INTERNET_FAR, 7000)), (Tcp, (INTERNET, 7001))]);
+    for connection in held {
+        connection.assert_alive();
+    }
+}
+
+on_every_firewall!(what_was_told_outlives_rules_policies_and_daemons, |world| {
+    let (_servers, _names) = (serve(world), name_server(world));
+    let daemon = world.daemon(&[]);
+    let with = |more: &str| with_names("f", &["api.example.com:7000-7002/tcp", more]);
+    let [guest] = world.start([(with("other.example.com:7002"), &[])]);
+    let connect =
+        |to: (Ipv4Addr, u16)| Connection::new(&guest.guest.namespace, to, &world.internet, to);
+    let change = |definition: &Value| world.riklet(&["up", "-"], &definition.to_string()).success();
+    assert_answer(&guest, &["api.example.com"], "NOERROR", &[INTERNET_FAR]);
+    assert_answer(&guest, &["other.example.com"], "NOERROR", &[INTERNET]);
+    let (held, other) = (connect((INTERNET_FAR, 7002)), connect((INTERNET, 7002)));
+
+    // The policy loses one name, and keeps the other.
+    change(&with("*.example.org:7001"));
+    assert_kept(&guest, &[&held]);
+    other.assert_reset();
+
+    // The rules are lost, and written anew.
+    world.node.tool(&["nft", "flush", "ruleset"]);
+    wait_for("the rules", PATIENCE, || world.riklet(&["check"], "").code.filter(|code| *code == 0));
+    assert_kept(&guest, &[&held]);
+
+    // The next daemon writes the rules anew, since the host does not forward by itself, and knows the names.
+    daemon.end(Signal::TERM);
+    assert_kept(&guest, &[&held]);
+    let daemon = world.daemon(&[]);
+    assert_kept(&guest, &[&held]);
+    change(&with("none.example.org:7001"));
+    assert_kept(&guest, &[&held]);
+    daemon.end(Signal::KILL);
+    let daemon = world.daemon(&[]);
+    assert_kept(&guest, &[&held]);
+
+    // What is denied now is let through no more, and neither is what the policy has no name for.
+    let mut denied = with("none.example.org:7001");
+    denied["spec"]["function"]["network"]["egress"]["deny"] =
+        json!([format!("{INTERNET_FAR}:7000")]);
+    change(&denied);
+    assert_none(&guest, &[(Tcp, (INTERNET_FAR, 7000))]);
+    assert_way(&guest, &[(Tcp, (INTERNET_FAR, 7001))]);
+    held.assert_alive();
+    change(&with_names("f", &["none.example.org:7001"]));
+    assert_none(&guest, &[(Tcp, (INTERNET_FAR, 7000)), (Tcp, (INTERNET_FAR, 7001))]);
+    held.assert_reset();
+    daemon.wait_until_idle();
 });
 
 /// Reports whether any address is let through for a name.

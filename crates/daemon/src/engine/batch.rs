@@ -5,8 +5,11 @@ use std::{collections::BTreeSet, time::Instant};
 use tokio::sync::oneshot;
 
 use super::{core::Core, flows::Unconfirmed, healer::Subject, slots::DRAIN_DELAY};
-use crate::now;
-use riklet_core::{model::Slot, plan::Step};
+use crate::{names, now};
+use riklet_core::{
+    model::{EgressPolicy, Slot, Workload},
+    plan::Step,
+};
 use riklet_kernel::Links;
 use riklet_sdn::{Begun, Failure, LinkStatus, NodeError, Report, Request, Warning};
 
@@ -28,6 +31,7 @@ impl Core {
             return;
         }
         let (requests, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        self.expect_names(&requests);
         let Begun { answers, tasks, .. } = self.local.node.begin(&requests);
         self.hear_others();
         let now = now();
@@ -64,6 +68,27 @@ impl Core {
         }
         self.last_request = now;
         self.forget_flows(tasks);
+    }
+
+    /// Notes the names that policies get, so that what guests were told for those that they keep is not lost. Without it, they
+    /// ask again.
+    fn expect_names(&mut self, requests: &[Request]) {
+        let workloads = requests.iter().flat_map(Request::brought_up);
+        let has_names =
+            |workload: &&Workload| workload.egress().is_some_and(EgressPolicy::has_names);
+        let named: Vec<_> = workloads.filter(has_names).collect();
+        if named.is_empty() {
+            return;
+        }
+        match self.local.node.look_at_records(|store| names::to_come(store, named)) {
+            Ok(Ok(found)) => {
+                for (guest, set, names) in found {
+                    self.pins.expect(guest, &set, names);
+                }
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "guests may have to ask for names again"),
+            Err(error) => tracing::debug!(%error, "guests may have to ask for names again"),
+        }
     }
 
     /// Schedules the checks and tasks that follow from a request.

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{events::Events, local::LocalNode, names::Resolver, now};
 use riklet_core::{model::Slot, plan::CutOff};
-use riklet_kernel::linux::{Linux, watched::Watched};
+use riklet_kernel::linux::{Linux, pins::SharedPins, watched::Watched};
 use riklet_sdn::{
     BackgroundTask, Config, FlowTask, NodeError, Request, WarmNode,
     store::{JournalFollower, ReservedSlot, Setting, Store},
@@ -57,6 +57,8 @@ pub(super) struct Core {
     _leases: Thread,
     /// The thread that answers guests that ask for names.
     pub(super) names: Resolver,
+    /// What guests were told for names.
+    pub(super) pins: SharedPins,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
     pub(super) failed_repair: Option<String>,
@@ -90,12 +92,15 @@ pub(super) struct Core {
 }
 
 /// Starts the threads for what takes long: reserved slots, and the forgetting of flows.
-fn workers(queue: &Queue) -> std::io::Result<(Worker<BackgroundTask>, Worker<FlowTask>)> {
+fn workers(
+    queue: &Queue,
+    pins: &SharedPins,
+) -> std::io::Result<(Worker<BackgroundTask>, Worker<FlowTask>)> {
     let (outcomes, mut kernel) = (queue.clone(), Linux::new());
     let background = Worker::start("background", move |task: BackgroundTask| {
         let _engine_is_gone = outcomes.send(Message::TaskOutcome(task.run(&mut kernel)));
     })?;
-    let (outcomes, mut kernel) = (queue.clone(), Linux::new());
+    let (outcomes, mut kernel) = (queue.clone(), Linux::new().with_pins(pins));
     let flows = Worker::start("flows", move |task: FlowTask| {
         let _engine_is_gone = outcomes.send(Message::FlowOutcome(task.run(&mut kernel)));
     })?;
@@ -120,7 +125,8 @@ impl Core {
         (queue, progress): (Queue, Progress),
     ) -> Result<Self, EngineError> {
         let is_first_use = is_first_use(&config);
-        let kernel = Watched::open(Linux::new())?;
+        let pins = SharedPins::default();
+        let kernel = Watched::open(Linux::new().with_pins(&pins))?;
         let mut node = WarmNode::new(config, kernel);
         if options.adopt {
             events.adopted(&node.adopt()?);
@@ -129,13 +135,14 @@ impl Core {
             node.initialize()?;
         }
         let report = node.repair()?;
-        let (background, flows) = workers(&queue).map_err(EngineError::Start)?;
+        let (background, flows) = workers(&queue, &pins).map_err(EngineError::Start)?;
         let state_dir = node.config().state_dir.clone();
         let refusals =
             refusals::start(state_dir.clone(), events.clone()).map_err(EngineError::Start)?;
         let leases =
             leases::start(node.config().clone(), events.clone()).map_err(EngineError::Start)?;
-        let names = Resolver::start(state_dir, events.clone()).map_err(EngineError::Start)?;
+        let names = Resolver::start(state_dir, events.clone(), pins.clone());
+        let names = names.map_err(EngineError::Start)?;
         // What was changed before is in the first list of every watcher.
         let journal = JournalFollower::open(&node.config().state_dir);
         let heard = node.changes_after(0)?.last;
@@ -156,6 +163,7 @@ impl Core {
             _refusals: refusals,
             _leases: leases,
             names,
+            pins,
             healer: Healer::default(),
             failed_repair: None,
             cut_offs: BTreeSet::new(),

@@ -41,10 +41,13 @@ use self::{
 };
 use crate::events::Events;
 use riklet_core::{
-    model::{Family, InstanceName, Protocol, Selector},
-    names::{self, Pin, RESOLVER},
+    model::{Family, InstanceName, Selector},
+    names::{self, Answered, RESOLVER},
 };
-use riklet_kernel::{KernelError, Routes, linux::Linux};
+use riklet_kernel::{
+    KernelError, Routes,
+    linux::{Linux, pins::SharedPins},
+};
 use riklet_sdn::{Report, Request};
 
 /// The time after which the socket is opened again, if another process has it.
@@ -62,6 +65,7 @@ const MOST_CONNECTIONS: usize = 512;
 const MOST_CONNECTIONS_OF_GUEST: u32 = 4;
 const IDLE: Duration = Duration::from_secs(5);
 
+pub(crate) use guests::to_come;
 #[cfg(any(test, fuzzing))]
 pub(crate) use message::fuzz;
 
@@ -76,7 +80,7 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     /// Starts the thread, in the network namespace of the calling one.
-    pub(crate) fn start(state_dir: PathBuf, events: Events) -> io::Result<Self> {
+    pub(crate) fn start(state_dir: PathBuf, events: Events, pins: SharedPins) -> io::Result<Self> {
         let (changes, notes) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("names".to_owned());
@@ -85,7 +89,7 @@ impl Resolver {
                 guests: Guests::new(state_dir),
                 upstreams: HostResolvers::default(),
                 silent: Silent::default(),
-                kernel: RefCell::new(Linux::new()),
+                kernel: RefCell::new(Linux::new().with_pins(&pins)),
                 at_once: Arc::new(Semaphore::new(MOST_AT_ONCE)),
                 connections: RefCell::default(),
                 events,
@@ -264,17 +268,17 @@ impl Server {
                 return question.failed();
             }
         };
-        let places = question.name().map(|name| guest.names.places(&name)).unwrap_or_default();
-        if places.is_empty() {
+        let name = question.name().filter(|name| guest.names.allows(name));
+        let Some(name) = name else {
             self.tell(&guest, || {
                 format!("{}: network.egress.allow has no such name", question.words())
             });
             return question.refused();
-        }
+        };
         // Everything else than addresses is of no use.
         let Some(family) = question.family() else { return question.nothing() };
         match self.has(&guest, family) {
-            Ok(true) => self.resolve(question, &guest, &places).await,
+            Ok(true) => self.resolve(question, &guest, (&name, family)).await,
             // A guest that asks for both is not to wait for addresses that lead it nowhere.
             Ok(false) => question.nothing(),
             Err(error) => {
@@ -284,12 +288,12 @@ impl Server {
         }
     }
 
-    /// Returns the answer of an upstream to a guest's question for an allowed name with these places.
+    /// Returns the answer of an upstream to a guest's question for the addresses of this family of an allowed name.
     async fn resolve(
         &self,
         question: &Question,
         guest: &Rc<Guest>,
-        places: &BTreeSet<(Protocol, u16)>,
+        (name, family): (&str, Family),
     ) -> Message {
         let Some(_open) = guest.open() else { return question.failed() };
         let servers = guest.dns.clone().unwrap_or_else(|| self.upstreams.get());
@@ -313,17 +317,28 @@ impl Server {
         }
         let lifetimes =
             addresses.iter().map(|(address, seconds)| (*address, names::lifetime(*seconds)));
-        let Some(pins) = guest.pins(&lifetimes.collect::<Vec<_>>(), places) else {
-            self.tell(guest, || {
-                format!("{}: more addresses than are let through at a time", question.words())
-            });
-            return question.failed();
+        let Some((end, set)) = guest.end(family) else { return question.nothing() };
+        let answered = Answered {
+            guest: end,
+            set,
+            allowed: &guest.names,
+            name,
+            addresses: &lifetimes.collect::<Vec<_>>(),
         };
-        if let Err(error) = self.pin(guest, &pins) {
-            tracing::warn!(%error, function = %guest.name, "a name is not answered");
-            return question.failed();
+        let pinned = self.kernel.borrow_mut().pin(guest.backend, &answered);
+        match pinned {
+            Ok(true) => question.found_answer(*found, &addresses, names::told),
+            Ok(false) => {
+                self.tell(guest, || {
+                    format!("{}: more addresses than are let through at a time", question.words())
+                });
+                question.failed()
+            }
+            Err(error) => {
+                tracing::warn!(%error, function = %guest.name, "a name is not answered");
+                question.failed()
+            }
         }
-        question.found_answer(*found, &addresses, names::told)
     }
 
     /// Reports whether a guest has addresses of this family.
@@ -349,14 +364,6 @@ impl Server {
             }
         }
         Ok(public)
-    }
-
-    /// Lets addresses through, which are those of one answer: all of one family.
-    fn pin(&self, guest: &Guest, pins: &[Pin]) -> Result<(), KernelError> {
-        let Some(Pin { address, .. }) = pins.first() else { return Ok(()) };
-        let v6 = guest.v6.as_ref().filter(|_| address.is_ipv6());
-        let set = v6.map_or(&guest.set, |v6| &v6.set);
-        self.kernel.borrow_mut().pin(guest.backend, set, pins)
     }
 
     /// Publishes a refusal, unless there were many lately.

@@ -18,7 +18,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::{
     Linux,
     netlink::{NetlinkRequest, Socket, decode},
-    opened, sysctl,
+    opened,
+    pins::SharedPins,
+    sysctl,
 };
 use crate::{KernelError, Refusal};
 use riklet_core::{
@@ -50,6 +52,8 @@ const MANY_FILTERS: usize = 16;
 #[derive(Debug)]
 pub(super) struct Conntrack {
     socket: Socket,
+    /// Flows to what guests were told for names are none that their policies refuse.
+    pins: SharedPins,
 }
 
 /// A filter for the kernel: a tuple for each direction that matters, and the parts of it that are compared.
@@ -76,7 +80,7 @@ struct Direction {
 impl Conntrack {
     /// Opens a socket in the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, Refusal> {
-        Ok(Self { socket: Socket::open(NETLINK_NETFILTER)? })
+        Ok(Self { socket: Socket::open(NETLINK_NETFILTER)?, pins: SharedPins::default() })
     }
 
     /// Deletes the entries of these flows, on a host with these addresses.
@@ -177,8 +181,10 @@ impl Conntrack {
     ) -> Result<(), Refusal> {
         // Those that guests sent are looked up by the guest: there may be many for each of many guests.
         let sent = SentFlows::of(flows);
-        let was_sent =
-            |entry: &Vec<_>| tracked(entry).is_some_and(|flow| sent.have(&flow, of_host));
+        let goes_on = |flow: &Tracked| !of_host.contains(&flow.to) && self.pins.lead_to(flow);
+        let was_sent = |entry: &Vec<_>| {
+            tracked(entry).is_some_and(|flow| sent.have(&flow, of_host) && !goes_on(&flow))
+        };
         let by_ports = flows.iter().filter(|flows| !is_sent(flows));
         let (of_ranges, of_ports): (BTreeSet<&Flows>, BTreeSet<&Flows>) =
             by_ports.partition(|flows| flows.has_many_ports());
@@ -476,7 +482,9 @@ impl crate::Conntrack for Linux {
         } else {
             self.route(failed)?.addresses_of_host(&families).map_err(failed)?
         };
-        opened(&mut self.conntrack, Conntrack::open).map_err(failed)?.forget(flows, &of_host)
+        let conntrack = opened(&mut self.conntrack, Conntrack::open).map_err(failed)?;
+        conntrack.pins = self.nftables.pins().clone();
+        conntrack.forget(flows, &of_host)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Functions that fuzzing calls. Each takes bytes as they are received from the kernel, and panics if a law is broken.
 
 use netlink_packet_route::RouteNetlinkMessage;
-use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, ban, element, refused};
+use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, ban, element, names, refused};
 
 use super::{
     conntrack, firewall::nftables, link_state, listeners, netlink, refusals, resolvers, route,
@@ -27,7 +27,7 @@ pub fn rtnetlink(data: &[u8]) {
 /// Reads answers of nf_tables.
 pub fn nftables(data: &[u8]) {
     for message in netlink::messages(data) {
-        let _elements = (element::read(message), refused::counts(message));
+        let _elements = (element::read(message), names::read(message), refused::counts(message));
         let Some(read) = nftables::read(message) else { continue };
         let _ban = ban::read(message);
         #[cfg(fuzzing)]

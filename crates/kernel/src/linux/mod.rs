@@ -14,7 +14,7 @@ mod managers;
 pub mod namespace;
 mod netlink;
 mod opener;
-mod pins;
+pub mod pins;
 pub mod questions;
 pub mod refusals;
 pub mod resolvers;

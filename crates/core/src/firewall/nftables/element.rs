@@ -143,7 +143,7 @@ pub fn read(message: &[u8]) -> Option<Vec<Element>> {
     )
 }
 
-fn element(attributes: &[u8]) -> Element {
+pub(super) fn element(attributes: &[u8]) -> Element {
     let value = |kind| Some(attribute(attribute(attributes, kind)?, VALUE)?.to_vec());
     // An element without a key, such as the catch-all element, gets a key that no entry has.
     let key = value(KEY).unwrap_or_default();

@@ -1,11 +1,19 @@
 //! Names in policies: the rules that lead a guest's questions to the daemon, and the addresses that it was told.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use ipnet::Ipv4Net;
-use netlink_packet_netfilter::nftables::{
-    DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
-    SetElementMessage,
+use netlink_packet_core::NlasIterator;
+use netlink_packet_netfilter::{
+    NetfilterMessage,
+    nftables::{
+        DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
+        SetElementMessage,
+    },
 };
 
 use super::{
@@ -15,7 +23,7 @@ use super::{
         Expression, destination, destination_is_own, drop, from_guest, sends_more_than, source_in,
         to_port, translate_to,
     },
-    object::{Operation, Rule, TableName, comment},
+    object::{Operation, Rule, TableName, comment, commented},
     policies, policy_chain,
 };
 use crate::{
@@ -24,8 +32,8 @@ use crate::{
         names::nftables::{ASKED, NAMED, PREROUTING},
         ruleset::NAME_SERVERS,
     },
-    model::Family,
-    names::{Pin, RESOLVER},
+    model::{Family, Protocol},
+    names::{Pin, Pins, RESOLVER},
 };
 
 /// The packets to the daemon's resolver that one guest may send in a second, and in a burst. More are dropped, so that they
@@ -66,27 +74,105 @@ pub fn set_of(guest: IpAddr, entries: &[Entry]) -> Option<String> {
     Some(chains.get(&(guest, false))?.pinned(&base_ruleset::name())?.name)
 }
 
-/// Returns the messages of the transaction that adds these addresses, all of the set's family, to such a set, or renews their lifetimes. Refused with
-/// `ENOENT` if the policy is another one by now, and with `ENFILE` if there is no room.
+/// Returns the messages of the transaction that adds these addresses, all of the set's family, to such a set for a name, or renews their
+/// lifetimes.
+/// Refused with `ENOENT` if the policy is another one by now, and with `ENFILE` if there is no room.
 ///
 /// Before Linux 6.12, an element that exists keeps its lifetime, so each is added, deleted, and added.
 #[must_use]
-pub fn pin(backend: Backend, set: &str, pins: &[Pin]) -> Vec<Operation> {
-    let table = match backend {
-        Backend::Nftables => base_ruleset::name(),
-        Backend::Iptables(_) => policies::name(),
-    };
-    let all = pins.chunks(A_MESSAGE).flat_map(|pins| {
-        let what = || "pinning the addresses of a name".to_owned();
-        let add = || {
-            let message = NfTablesMessage::NewSetElement(list(&table, set, pins));
-            table.operation(what(), message, 0)
-        };
-        let elements: Vec<_> = pins.iter().map(|pin| Element::key(key(pin))).collect();
-        [add(), element::delete(&table, set, &elements, what()), add()]
+pub fn pin(backend: Backend, set: &str, name: &str, pins: &[Pin]) -> Vec<Operation> {
+    let table = table(backend);
+    let named: Vec<_> = pins.iter().map(|pin| (*pin, Some(name))).collect();
+    let all = named.chunks(A_MESSAGE).flat_map(|pins| {
+        let elements: Vec<_> = pins.iter().map(|(pin, _)| Element::key(key(pin))).collect();
+        let delete = element::delete(&table, set, &elements, PINNING.to_owned());
+        [add(&table, set, pins), delete, add(&table, set, pins)]
     });
     all.collect()
 }
+
+/// Returns the table with such sets.
+#[must_use]
+pub fn table(backend: Backend) -> TableName {
+    match backend {
+        Backend::Nftables => base_ruleset::name(),
+        Backend::Iptables(_) => policies::name(),
+    }
+}
+
+/// Returns the guests of these entries whose policies have names, each with its set.
+pub fn sets(entries: &BTreeSet<Entry>) -> impl Iterator<Item = (IpAddr, String)> {
+    let named: BTreeSet<_> = entries
+        .iter()
+        .filter_map(|entry| match *entry {
+            Entry::Pinned { guest, .. } => Some(guest),
+            _ => None,
+        })
+        .collect();
+    let chains = if named.is_empty() { BTreeMap::new() } else { policy_chain::of(entries) };
+    named.into_iter().filter_map(move |guest| {
+        let chain = chains.get(&(guest, false))?;
+        Some((guest, chain.pinned(&base_ruleset::name())?.name))
+    })
+}
+
+/// Returns the messages that put back what guests were told, into those of these sets that a transaction makes anew.
+/// `references` are the references of those chains of policies that exist.
+pub fn put_back(
+    table: &TableName,
+    sets: &[(IpAddr, String)],
+    references: &BTreeMap<String, u32>,
+    pins: &Pins,
+    now: Instant,
+) -> Vec<Operation> {
+    let is_new =
+        |set: &str| policy_chain::chain_of(set).is_none_or(|it| !references.contains_key(it));
+    let of_set = |(guest, set): &(IpAddr, String)| {
+        let told: Vec<_> = pins.of_set(*guest, set, now);
+        let add = |pins: &[(Pin, Option<&str>)]| add(table, set, pins);
+        told.chunks(A_MESSAGE).map(add).collect::<Vec<_>>()
+    };
+    sets.iter().filter(|(_, set)| is_new(set)).flat_map(of_set).collect()
+}
+
+/// Returns the request for all elements of a set.
+#[must_use]
+pub fn get(table: &TableName, set: &str) -> NetfilterMessage {
+    element::get(table, set, &[])
+}
+
+/// Reads the elements of a message of the kernel (`NFT_MSG_NEWSETELEM`, with its header) as pins, each with the name that it
+/// was told for. Those of an earlier version have none. The lifetime is what is left of it.
+#[must_use]
+pub fn read(message: &[u8]) -> Option<Vec<(Pin, Option<String>)>> {
+    /// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_EXPIRATION`, and `NFTA_SET_ELEM_USERDATA`.
+    const ELEMENTS: u16 = 3;
+    const EXPIRATION: u16 = 5;
+    const USERDATA: u16 = 6;
+    let elements = element::attribute(message.get(element::HEADERS..)?, ELEMENTS)?;
+    let pin = |attributes: &[u8]| {
+        let Element { key, .. } = element::element(attributes);
+        let (address, protocol, port) = match *element::fields(&key)? {
+            [address, [protocol, ..], port] => (IpAddr::from(address), protocol, port),
+            [a, b, c, d, [protocol, ..], port] => (element::v6([a, b, c, d]), protocol, port),
+            _ => return None,
+        };
+        let known = Protocol::ALL.into_iter().find(|known| known.number() == protocol)?;
+        let left = element::attribute(attributes, EXPIRATION)?.try_into().ok();
+        let lifetime = Duration::from_millis(left.map(u64::from_be_bytes)?);
+        let name = element::attribute(attributes, USERDATA).and_then(commented);
+        let port = element::port_of(port);
+        let pin = Pin { address, protocol: known, port, lifetime };
+        Some((pin, name.map(str::to_owned)))
+    };
+    let items = NlasIterator::new(elements).map_while(Result::ok);
+    Some(items.filter_map(|item| pin(item.value())).collect())
+}
+
+/// A description for errors.
+const PINNING: &str = "pinning the addresses of a name";
+/// The longest name that is kept beside an address: nft(8) refuses to list longer comments (`NFTNL_UDATA_COMMENT_MAXLEN`).
+const LONGEST_COMMENT: usize = 127;
 
 fn key(pin: &Pin) -> Vec<u8> {
     let Pin { address, protocol, port, .. } = *pin;
@@ -94,16 +180,20 @@ fn key(pin: &Pin) -> Vec<u8> {
     [element::octets(address), place].concat()
 }
 
-fn list(table: &TableName, set: &str, pins: &[Pin]) -> SetElementMessage {
-    let item = |pin: &Pin| {
+fn add(table: &TableName, set: &str, pins: &[(Pin, Option<&str>)]) -> Operation {
+    let item = |(pin, name): &(Pin, Option<&str>)| {
         let milliseconds = u64::try_from(pin.lifetime.as_millis()).unwrap_or(u64::MAX);
-        ListAttribute::Element(vec![
+        let mut attributes = vec![
             SetElementAttribute::Key(DataAttribute::Value(key(pin))),
             SetElementAttribute::Timeout(milliseconds),
-        ])
+        ];
+        let name = name.filter(|name| name.len() <= LONGEST_COMMENT);
+        attributes.extend(name.map(|name| SetElementAttribute::UserData(comment(name))));
+        ListAttribute::Element(attributes)
     };
     let elements = SetElementList::Elements(pins.iter().map(item).collect());
     let set = SetElementList::Set(set.to_owned());
     let attributes = vec![SetElementList::Table(table.name.clone()), set, elements];
-    SetElementMessage { attributes }
+    let message = NfTablesMessage::NewSetElement(SetElementMessage { attributes });
+    table.operation(PINNING.to_owned(), message, 0)
 }

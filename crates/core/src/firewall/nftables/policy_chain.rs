@@ -196,6 +196,11 @@ pub fn holds_pins(set: &str) -> bool {
     set.starts_with(POLICY) && set.ends_with(PINNED)
 }
 
+/// Returns the name of the chain that looks into such a set.
+pub(super) fn chain_of(pinned: &str) -> Option<&str> {
+    pinned.strip_suffix(PINNED)
+}
+
 /// Returns the beginning of the names of chains.
 const fn begin(family: Family, host: bool) -> &'static str {
     match (family, host) {

@@ -16,6 +16,7 @@ use crate::{
         },
     },
     model::Family,
+    names::MOST_PINS,
 };
 
 /// `NFT_SET_INTERVAL`, `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL` and `NFT_SET_CONCAT`.
@@ -33,8 +34,6 @@ const MARK: u32 = 19;
 const INTERFACE_INDEX: u32 = 20;
 /// `NFT_DATA_VERDICT`, and `sizeof(struct nft_verdict)` of a 64-bit kernel.
 const VERDICT: (u32, u32) = (0xffff_ff00, 16);
-/// The most addresses with ports that one guest was told for names.
-const MOST_PINS: u32 = 4096;
 /// The number of slots. The kernel lets a guest begin flows uncounted if the set is full.
 const MOST_GUESTS: u32 = 1 << u16::BITS;
 /// A time after which each guest may begin a full burst of flows again, in milliseconds.
@@ -157,7 +156,7 @@ pub(super) fn of_destinations(name: &str, family: Family, host: bool) -> Set {
 pub(super) fn of_pins(name: &str, family: Family) -> Set {
     let address = address(family);
     let key = (concatenation(&[address.0, PROTOCOL, PORT]), address.1 + 8);
-    Set { flags: EXPIRING, size: Some(MOST_PINS), ..set(name, key, None) }
+    Set { flags: EXPIRING, size: u32::try_from(MOST_PINS).ok(), ..set(name, key, None) }
 }
 
 /// Returns the type of a pair of interfaces, and its length in bytes.

@@ -40,7 +40,7 @@ pub(in crate::linux) fn read(message: &[u8]) -> Option<NetfilterMessage> {
 /// A connection to nf_tables, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub(in super::super) struct Connection {
-    socket: Socket,
+    pub(super) socket: Socket,
     port: Option<u32>,
 }
 
@@ -283,7 +283,7 @@ impl NetlinkSerializable for GetGeneration {
 }
 
 /// Returns `None` if the object does not exist.
-fn found<T>(answer: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+pub(super) fn found<T>(answer: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
     match answer {
         Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => Ok(None),
         answer => answer.map(Some),

@@ -3,6 +3,7 @@
 mod connection;
 mod foreign_chains;
 mod notification;
+mod pins;
 mod policies;
 mod policy_chains;
 mod tables;
@@ -19,27 +20,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use self::connection::Connection;
 use super::{FirewallBackend, foreign_chains as foreign, watch::Watch};
-use crate::{Refusal, linux::opened};
+use crate::{
+    Refusal,
+    linux::{opened, pins::SharedPins},
+};
 use riklet_core::{
     firewall::{
-        Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChainState, RefusingRule,
-        Ruleset,
+        BaseRuleset, Change, Entry, FirewallState, ForeignChainState, RefusingRule, Ruleset,
         iptables::Table,
         names::{self, nftables::FILLED},
-        nftables::{FoundTable, Layout, base_ruleset, names as pinned, policy_chain, refused},
+        nftables::{FoundTable, Layout, base_ruleset, policy_chain, refused},
     },
     model::{InterfaceName, Slot},
-    names::Pin,
 };
 
 /// The backend for the table `inet riklet`. The connection is opened when it is first needed, and stays open.
 #[derive(Debug, Default)]
-pub(in crate::linux) struct Nftables(Option<Connection>);
+pub(in crate::linux) struct Nftables {
+    connection: Option<Connection>,
+    /// What guests were told for names.
+    pins: SharedPins,
+}
 
 impl Nftables {
     /// Returns the connection, in the network namespace of the thread that first asked for it.
     pub(super) fn connection(&mut self) -> Result<&mut Connection, Refusal> {
-        opened(&mut self.0, Connection::open)
+        opened(&mut self.connection, Connection::open)
     }
 
     /// Returns the number of refused packets by interface and rule.
@@ -57,19 +63,19 @@ impl Nftables {
         }
     }
 
-    /// Pins addresses, or renews them.
-    pub(in crate::linux) fn pin(
-        &mut self,
-        backend: Backend,
-        set: &str,
-        pins: &[Pin],
-    ) -> Result<(), Refusal> {
-        self.connection()?.commit(pinned::pin(backend, set, pins))
+    /// Shares what guests were told for names.
+    pub(in crate::linux) fn share(&mut self, pins: &SharedPins) {
+        self.pins = pins.clone();
+    }
+
+    /// Returns what guests were told for names.
+    pub(in crate::linux) const fn pins(&self) -> &SharedPins {
+        &self.pins
     }
 
     /// Returns the port by which notifications of the kernel name the connection, or `None` if it was not needed yet.
     pub(in crate::linux) fn port(&self) -> Option<u32> {
-        self.0.as_ref().and_then(Connection::port)
+        self.connection.as_ref().and_then(Connection::port)
     }
 }
 
@@ -129,11 +135,11 @@ impl FirewallBackend for Nftables {
                 }
             }
         }
-        connection.change(change, false)
+        self.change(change, false)
     }
 
     fn apply_known(&mut self, change: &Change) -> Result<(), Refusal> {
-        self.connection()?.change(change, true)
+        self.change(change, true)
     }
 
     /// Returns a watch without a program: our changes are made through one socket, whose port notifications name.

@@ -1,10 +1,10 @@
 //! The table of policies, where the rest of the firewall is iptables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::io::Errno;
 
-use super::{Connection, Nftables, Object, concerns};
+use super::{Connection, Nftables, Object, concerns, pins::PinnedSets};
 use crate::Refusal;
 use riklet_core::firewall::{
     BaseRuleset, Entry, EntryError, EntryTable, FirewallState, Ruleset,
@@ -60,7 +60,9 @@ impl Nftables {
     /// Replaces the table, in one transaction. A kernel without nf_tables refuses rulesets with policies only.
     pub(in super::super) fn reset_policies(&mut self, ruleset: &Ruleset) -> Result<(), Refusal> {
         if self.is_there()? {
-            return self.connection()?.commit(policies::reset(ruleset)?);
+            let sets = PinnedSets::of_reset(&ruleset.entries);
+            let operations = policies::reset(ruleset)?;
+            return self.commit_with_pins(&policies::name(), &sets, &BTreeMap::new(), operations);
         }
         if policies::of(&ruleset.entries).is_empty() {
             Ok(())
@@ -81,7 +83,9 @@ impl Nftables {
         }
         let connection = self.connection()?;
         let references = connection.references(&table, &PolicyChange::new(remove, add), false)?;
-        connection.commit(policies::delta(remove, add, &references)?)
+        let operations = policies::delta(remove, add, &references)?;
+        let sets = PinnedSets::of_delta(remove, add);
+        self.commit_with_pins(&table, &sets, &references, operations)
     }
 
     /// Removes the table, if there is one.
@@ -89,11 +93,12 @@ impl Nftables {
         if !self.is_there()? {
             return Ok(());
         }
-        let connection = self.connection()?;
-        match connection.table(&policies::name())? {
-            Some(_) => connection.commit(policies::remove()),
-            None => Ok(()),
+        let (table, none) = (policies::name(), BTreeSet::new());
+        if self.connection()?.table(&table)?.is_none() {
+            return Ok(());
         }
+        let sets = PinnedSets::of_reset(&none);
+        self.commit_with_pins(&table, &sets, &BTreeMap::new(), policies::remove())
     }
 }
 

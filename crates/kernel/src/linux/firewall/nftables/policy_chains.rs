@@ -1,8 +1,8 @@
 //! The chains of policies, which are looked up one by one: nothing here lists them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Connection;
+use super::{Connection, Nftables, pins::PinnedSets};
 use crate::Refusal;
 use riklet_core::firewall::{
     Change,
@@ -10,6 +10,25 @@ use riklet_core::firewall::{
         Chain, PolicyChain, PolicyChange, Table, TableName, base_ruleset, operations, policy_chain,
     },
 };
+
+impl Nftables {
+    /// Makes a change of the table. `known` tells that what it removes is there.
+    pub(super) fn change(&mut self, change: &Change, known: bool) -> Result<(), Refusal> {
+        let table = base_ruleset::name();
+        let connection = self.connection()?;
+        let (references, sets) = match change {
+            Change::Delta { remove, add, .. } => {
+                let policies = PolicyChange::new(remove, add);
+                let references = connection.references(&table, &policies, known)?;
+                (references, PinnedSets::of_delta(remove, add))
+            }
+            Change::Reset(ruleset) => (BTreeMap::new(), PinnedSets::of_reset(&ruleset.entries)),
+            Change::Remove => (BTreeMap::new(), PinnedSets::of_reset(&BTreeSet::new())),
+        };
+        let operations = operations(change, &references)?;
+        self.commit_with_pins(&table, &sets, &references, operations)
+    }
+}
 
 impl Connection {
     /// Reports whether a table and its chains are as they should be, apart from chains of policies. The cost does not depend on
@@ -22,17 +41,6 @@ impl Connection {
             found_chains.push(found);
         }
         Ok(policy_chain::stand((table, chains), (&found, &found_chains)))
-    }
-
-    /// Makes a change of the table. `known` tells that what it removes is there.
-    pub(super) fn change(&mut self, change: &Change, known: bool) -> Result<(), Refusal> {
-        let references = match change {
-            Change::Delta { remove, add, .. } => {
-                self.references(&base_ruleset::name(), &PolicyChange::new(remove, add), known)?
-            }
-            _ => BTreeMap::new(),
-        };
-        self.commit(operations(change, &references)?)
     }
 
     /// Reports whether a chain of a policy has its rules, and its sets their elements. Costs what the policy has.

@@ -3,7 +3,11 @@
 use std::{net::Ipv6Addr, time::Duration};
 
 use super::*;
-use riklet_core::{model::EgressPolicy, names, reach};
+use riklet_core::{
+    model::EgressPolicy,
+    names::{self, AllowedNames, Answered},
+    reach,
+};
 
 /// Returns the entries of a policy that allows and denies these.
 fn entries(guest: u8, allow: &[&str], deny: &[&str]) -> Vec<Entry> {
@@ -89,16 +93,24 @@ fn policies_of_both_families_are_read_back_and_changed_alone() {
         let guest = Ipv6Addr::new(0xfd52, 0x494b, 0, 0, 0, 0, 0, 11).into();
         let named = names::entries(&"f".parse().unwrap(), &policy, guest);
         let named: Vec<_> = reach::entries(&policy, guest).into_iter().chain(named).collect();
-        let set = pinned::set_of(guest, &named).unwrap();
+        let set = riklet_core::firewall::nftables::names::set_of(guest, &named).unwrap();
         let third = [entries(10, &allow, &[]), named].concat();
         kernel.apply(&Change::Reset(ruleset(&first))).unwrap();
         holds(&mut kernel, &first);
         kernel.apply(&delta(&[], &[&second[..], &third].concat())).unwrap();
         holds(&mut kernel, &[&first[..], &second, &third].concat());
-        let (address, protocol, port) = ("2001:db8::7".parse().unwrap(), Protocol::Tcp, 443);
-        let pin = Pin { address, protocol, port, lifetime: Duration::from_mins(1) };
-        kernel.pin(Backend::Nftables, &set, &[pin]).unwrap();
+        let addresses = [("2001:db8::7".parse().unwrap(), Duration::from_mins(1))];
+        let (allowed, name) = (&AllowedNames::of(&policy), "api.example.com");
+        let answered = Answered { guest, set: &set, allowed, name, addresses: &addresses };
+        assert!(kernel.pin(riklet_core::firewall::Backend::Nftables, &answered).unwrap());
         assert!(listing().contains("2001:db8::7 . tcp . 443"), "{}", listing());
+        // It is there after all is written anew, by whom it is known to, and by who reads it.
+        let all = [&first[..], &second, &third].concat();
+        for kernel in [&mut kernel, &mut Nftables::default()] {
+            kernel.apply(&Change::Reset(ruleset(&all))).unwrap();
+            assert!(listing().contains("2001:db8::7 . tcp . 443"), "{}", listing());
+            assert!(listing().contains("comment \"api.example.com\""), "{}", listing());
+        }
         holds(&mut kernel, &[&first[..], &second, &third].concat());
         kernel.apply(&delta(&first, &[])).unwrap();
         holds(&mut kernel, &[&second[..], &third].concat());
