@@ -208,6 +208,8 @@ on_every_firewall!(what_was_told_outlives_rules_policies_and_daemons, |world| {
     assert_kept(&guest, &[&held]);
     change(&with("none.example.org:7001"));
     assert_kept(&guest, &[&held]);
+    // One that is killed before it has noted what it did forgets all flows of the function.
+    daemon.wait_until_idle();
     daemon.end(Signal::KILL);
     let daemon = world.daemon(&[]);
     assert_kept(&guest, &[&held]);
