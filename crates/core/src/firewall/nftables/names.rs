@@ -118,6 +118,7 @@ pub fn sets(entries: &BTreeSet<Entry>) -> impl Iterator<Item = (IpAddr, String)>
 
 /// Returns the messages that put back what guests were told, into those of these sets that a transaction makes anew.
 /// `references` are the references of those chains of policies that exist.
+#[must_use]
 pub fn put_back(
     table: &TableName,
     sets: &[(IpAddr, String)],
