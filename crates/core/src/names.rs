@@ -92,17 +92,15 @@ pub struct Pin {
 pub struct AllowedNames {
     exact: BTreeMap<String, BTreeSet<(Protocol, u16)>>,
     below: BTreeMap<String, BTreeSet<(Protocol, u16)>>,
-    /// What the policy denies, whatever name it has.
-    denied: Option<EgressPolicy>,
+    /// What the policy closes, whatever name it has.
+    closed: Vec<Block>,
 }
 
 impl AllowedNames {
     /// Returns the names of a policy.
     #[must_use]
     pub fn of(policy: &EgressPolicy) -> Self {
-        let denied = (!policy.deny().is_empty())
-            .then(|| EgressPolicy::new(None, vec![], policy.deny().to_vec()));
-        let mut all = Self { denied, ..Self::default() };
+        let mut all = Self { closed: reach::closed(policy), ..Self::default() };
         for rule in policy.names() {
             let pattern = rule.pattern();
             let names = if pattern.is_below() { &mut all.below } else { &mut all.exact };
@@ -136,19 +134,18 @@ impl AllowedNames {
         !self.places(name).is_empty()
     }
 
-    /// Returns the ports of a name at one of its addresses: those that the policy does not deny there.
+    /// Returns the ports of a name at one of its addresses: those that the policy does not close there.
     pub fn places_of(
         &self,
         name: &str,
         address: IpAddr,
     ) -> impl Iterator<Item = (IpAddr, Protocol, u16)> + use<'_> {
-        let is_denied = move |protocol: Protocol, port| {
+        let is_closed = move |protocol: Protocol, port| {
             let to = Block::of_packet(address, protocol.number(), Some(port));
-            let decided = |denied| reach::deciding(denied, to, false);
-            self.denied.as_ref().and_then(decided).is_some()
+            self.closed.iter().any(|block| block.contains(&to))
         };
         let places = self.places(name).into_iter();
-        let allowed = places.filter(move |&(protocol, port)| !is_denied(protocol, port));
+        let allowed = places.filter(move |&(protocol, port)| !is_closed(protocol, port));
         allowed.map(move |(protocol, port)| (address, protocol, port))
     }
 }

@@ -63,6 +63,14 @@ fn named(policy: &EgressPolicy, scope: Scope) -> Vec<(Block, bool)> {
     separate(denied.chain(proxied).chain(allowed).collect())
 }
 
+/// Returns the blocks of destinations beyond the host that a policy closes, whatever its names lead to.
+#[must_use]
+pub fn closed(policy: &EgressPolicy) -> Vec<Block> {
+    let beyond = Scope::ALL.into_iter().filter(|scope| !scope.host);
+    let named = beyond.flat_map(|scope| named(policy, scope));
+    named.filter(|(_, allowed)| !allowed).map(|(block, _)| block).collect()
+}
+
 /// Returns the blocks that a proxy makes of a policy: the proxy itself is reached, and nothing else at the ports that are led
 /// to it. So they stay closed where no rule leads there, such as for UDP, which would go around the proxy.
 fn proxied(proxy: &Proxy, scope: Scope) -> Vec<(Block, bool)> {
