@@ -1,11 +1,17 @@
 //! Old flows of a port are forgotten before the `up` that publishes it is confirmed, and nobody else waits for that.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 
 use crate::world::{
-    NODE_LAN, World,
+    Firewall, NODE_LAN, World,
     command::Running,
     daemon::{Daemon, Reply},
     function::{exposure, function},
@@ -26,8 +32,15 @@ struct Halted(Running);
 
 impl Halted {
     #[track_caller]
-    #[expect(clippy::disallowed_methods, reason = "files of procfs")]
     fn thread_of(world: &World, daemon: &Daemon) -> Self {
+        // Only the end of strace ends it.
+        Self::with_delay(world, daemon, Duration::from_hours(1))
+    }
+
+    /// Lets the thread wait so long before each message to the kernel.
+    #[track_caller]
+    #[expect(clippy::disallowed_methods, reason = "files of procfs")]
+    fn with_delay(world: &World, daemon: &Daemon, delay: Duration) -> Self {
         let threads = fs::read_dir(format!("/proc/{}/task", daemon.id())).expect("a process");
         let thread = threads
             .flatten()
@@ -36,10 +49,9 @@ impl Halted {
         let thread: PathBuf = thread.expect("a thread for flows");
         let number = thread.file_name().and_then(|name| name.to_str()).expect("a number");
         let record = world.directory.path().join("strace");
-        // An hour: only the end of strace ends it.
-        let delay = "inject=sendto:delay_enter=3600000000";
+        let delay = format!("inject=sendto:delay_enter={}", delay.as_micros());
         let record = record.to_str().expect("UTF-8");
-        let options = ["-qq", "-o", record, "-e", "trace=sendto", "-e", delay, "-p", number];
+        let options = ["-qq", "-o", record, "-e", "trace=sendto", "-e", &delay, "-p", number];
         let running = world.program_in_background("strace", &options, "");
         let tracer = format!("TracerPid:\t{}", running.id());
         wait_for("strace to trace the thread", SOON, || {
@@ -132,6 +144,45 @@ on_every_firewall!(only_who_needs_old_flows_forgotten_waits_for_that, |world| {
     daemon.wait_until_idle();
     world.assert_in_step_beside_ready_slots();
 });
+
+/// The number of clients whose requests leave flows to forget, each as soon as its last one is done.
+const CLIENTS: u16 = 8;
+
+#[test]
+fn flows_that_are_forgotten_without_a_break_keep_no_command_from_the_lock() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = prepared(world);
+    let (begun, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    // The thread needs longer for each task than a client for the next request.
+    let slow = Halted::with_delay(world, &daemon, Duration::from_millis(100));
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (daemon, begun, is_over) = (daemon.clone_api(), &begun, &is_over);
+            scope.spawn(move || {
+                let name = format!("client{client}");
+                let path = format!("/v1/functions/{name}");
+                let definition = function(&name, &[exposure(Udp, 7000 + client, 3000)]).to_string();
+                while !is_over.load(Ordering::Relaxed) {
+                    for (method, body) in [("PUT", &*definition), ("DELETE", "")] {
+                        let reply = daemon.ask(method, &path, body);
+                        assert_eq!(reply.status, 200, "{method} {path}: {reply:?}");
+                        begun.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        wait_for("all clients to be at it", SOON, || {
+            (begun.load(Ordering::Relaxed) > 2 * usize::from(CLIENTS)).then_some(())
+        });
+        let third = function("third", &[exposure(Tcp, 9091, 3000)]).to_string();
+        let output = world.riklet(&["--no-daemon", "up", "-"], &third);
+        is_over.store(true, Ordering::Relaxed);
+        output.success();
+    });
+    slow.end();
+    daemon.wait_until_idle();
+    world.assert_in_step_beside_ready_slots();
+}
 
 on_every_firewall!(
     flows_that_a_killed_daemon_was_to_forget_are_forgotten_by_the_next_command,

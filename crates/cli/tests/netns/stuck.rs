@@ -353,6 +353,30 @@ fn stopped_daemon_is_named_at_once() {
     assert!(world.riklet(&["list"], "").success().contains("web"));
 }
 
+/// Takes the locks of a daemon and of an operation, and keeps both.
+const DAEMON_AT_WORK: &str = "
+import fcntl, sys, time
+files = [open(path, 'r+') for path in sys.argv[1:]]
+for file in files:
+    fcntl.flock(file, fcntl.LOCK_EX)
+print('held', flush=True)
+time.sleep(60)
+";
+
+#[test]
+fn nobody_is_told_to_end_a_daemon_at_work() {
+    let world = &World::new(Firewall::Nftables);
+    world.daemon(&[]).end(Signal::TERM);
+    let [daemon, lock] = [daemon_lock(&state_dir(world)), state_dir(world).join("lock")];
+    let [daemon, lock] = [&daemon, &lock].map(|path| path.to_str().expect("UTF-8"));
+    let mut holder =
+        world.program_in_background("python3", &["-c", DAEMON_AT_WORK, daemon, lock], "");
+    holder.wait_for_line("held");
+    let found = world.riklet(&["doctor"], "").success();
+    assert!(found.contains(&format!("stays locked by process {} (", holder.id())), "{found}");
+    assert!(found.contains("it is the daemon") && !found.contains("kill"), "{found}");
+}
+
 /// Takes the lock and the socket of a daemon, and ends. A child keeps both for two seconds.
 const KILLED_DAEMON: &str = "
 import fcntl, os, socket, sys, time

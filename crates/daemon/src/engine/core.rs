@@ -22,6 +22,7 @@ use super::{
     others::JOURNAL_INTERVAL,
     progress::Progress,
     refusals,
+    turn::Turn,
     worker::Worker,
 };
 use crate::{events::Events, local::LocalNode, names::Resolver, now};
@@ -51,6 +52,8 @@ pub(super) struct Core {
     pub(super) background: Worker<BackgroundTask>,
     /// The thread that forgets flows.
     pub(super) flows: Worker<FlowTask>,
+    /// The turn of this process at the lock, which tasks of these threads keep.
+    pub(super) turn: Turn,
     /// The thread that hears of what guests are refused.
     _refusals: Thread,
     /// The thread that answers guests which ask for their configuration.
@@ -160,6 +163,7 @@ impl Core {
             causes: Vec::new(),
             background,
             flows,
+            turn: Turn::default(),
             _refusals: refusals,
             _leases: leases,
             names,
@@ -276,7 +280,12 @@ impl Core {
                 self.progress.note_counts(counts);
                 let _nobody_waits = reply.send(counts);
             }
-            Message::TaskOutcome(outcome) => self.finish(&outcome),
+            Message::TaskOutcome(outcome) => {
+                self.finish(&outcome);
+                // Others may take the lock.
+                drop(outcome);
+                self.go_on();
+            }
             Message::FlowOutcome(outcome) => self.finish_flows(outcome),
             Message::Stop => self.stopping = true,
         }

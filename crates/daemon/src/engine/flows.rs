@@ -54,15 +54,13 @@ impl Core {
         // Others may take the lock.
         drop(outcome);
         self.call_alone();
-        let mut again = std::mem::take(&mut self.held);
-        again.append(&mut self.waiting);
-        self.change(again);
+        self.go_on();
     }
 
     /// Moves those requests to the others that are held back which must not overtake one of them, or a call that waits until
     /// nothing is in progress.
     pub(super) fn hold_back(&mut self, batch: Vec<(Request, Reply)>) -> Vec<(Request, Reply)> {
-        let all = !self.alone.is_empty() && !self.flows.is_idle();
+        let all = self.leaves_lock() || !self.alone.is_empty() && !self.flows.is_idle();
         let (held, now): (Vec<_>, Vec<_>) = batch
             .into_iter()
             .partition(|(request, _)| all || self.held.iter().any(|(held, _)| held.meets(request)));

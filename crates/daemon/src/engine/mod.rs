@@ -31,6 +31,7 @@ mod pending;
 mod progress;
 mod refusals;
 mod slots;
+mod turn;
 mod worker;
 
 use std::{

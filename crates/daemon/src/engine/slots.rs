@@ -21,7 +21,8 @@ impl Core {
     pub(super) fn next_task(&self) -> Option<Instant> {
         let quiet = self.last_request + QUIET_PERIOD;
         let flush = self.local.node.has_deferred().then_some(quiet.max(self.flush_after));
-        if !self.background.is_idle() {
+        // The outcome of a task in progress wakes the engine.
+        if !self.background.is_idle() || self.turn.is_over() || !self.alone.is_empty() {
             return flush;
         }
         let drain = self.draining_since.map(|since| since + DRAIN_DELAY);
@@ -41,7 +42,7 @@ impl Core {
             self.events.error(&error);
             self.flush_after = now() + REFRESH_INTERVAL;
         }
-        if !self.background.is_idle() || !self.alone.is_empty() {
+        if !self.background.is_idle() || !self.alone.is_empty() || self.leaves_lock() {
             return;
         }
         if let Err(error) = self.give_task() {
@@ -94,7 +95,7 @@ impl Core {
         Ok(())
     }
 
-    /// Records the outcome of a task: its slots are ready or free now, and requests that wait for one are retried.
+    /// Records the outcome of a task: its slots are ready or free now.
     pub(super) fn finish(&mut self, outcome: &TaskOutcome) {
         self.background.finished();
         self.changed_by_us.extend(outcome.ready.iter().chain(&outcome.freed));
@@ -112,7 +113,5 @@ impl Core {
         }
         self.refill = true;
         self.least_ready = None;
-        let waiting = std::mem::take(&mut self.waiting);
-        self.change(waiting);
     }
 }

@@ -38,6 +38,16 @@ impl LockHolder {
         holding.into_iter().find_map(|lock| Self::new(lock.pid))
     }
 
+    /// Reports whether another process waits for a lock on this file (`proc_locks(5)`).
+    #[must_use]
+    pub fn is_awaited(path: &Path) -> bool {
+        let Ok(file) = fs::metadata(path) else { return false };
+        let (own, text) = (std::process::id(), listed());
+        text.lines()
+            .filter_map(parse)
+            .any(|lock| lock.waits && lock.pid != own && lock.is_on(&file))
+    }
+
     /// Returns another process that has this file open and does not wait for a lock: a lock of flock(2) stays with an open
     /// file that was inherited, when the process that took it has ended.
     #[must_use]

@@ -140,6 +140,12 @@ pub(super) fn holder(database: &Path) -> Option<LockHolder> {
     LockHolder::of(&[&suffixed(database, "-shm"), database])
 }
 
+/// Reports whether the holder of a lock on this file of a state directory is the daemon there.
+fn is_daemon(holder: &LockHolder, path: &Path) -> bool {
+    let daemon = path.parent().and_then(super::lock::daemon);
+    daemon.is_some_and(|daemon| daemon.pid == holder.pid)
+}
+
 /// The hint for a state directory that does not serve. Another one would not have the functions that are up.
 const WRITABLE: &str = "the state directory must be on a local file system that can be written";
 
@@ -150,6 +156,9 @@ impl StoreError {
         Some(match self {
             Self::Busy { holder: Some(LockHolder { pid, is_stopped: true, .. }), .. } => {
                 format!("`kill -CONT {pid}` lets it go on; `kill -KILL {pid}` ends it")
+            }
+            Self::Busy { holder: Some(holder), path, .. } if is_daemon(holder, path) => {
+                "it is the daemon, and has much to do: try again, or ask it instead of using --no-daemon".into()
             }
             Self::Busy { holder: Some(LockHolder { pid, .. }), .. } => {
                 format!("try again when it has ended; `kill {pid}` ends it")

@@ -155,6 +155,21 @@ impl Lock {
     }
 }
 
+/// Reports whether another process waits for the lock of this directory.
+#[must_use]
+pub fn is_awaited(dir: &Path) -> bool {
+    LockHolder::is_awaited(&dir.join(FILE))
+}
+
+/// Waits until a process that waits for the lock of this directory has it, but no longer than `limit`. Who calls this has given
+/// the lock back: taken again at once, it would be taken before the other process wakes up.
+pub fn let_others(dir: &Path, limit: Duration) {
+    let path = dir.join(FILE);
+    queue::wait_while(limit, || {
+        LockHolder::is_awaited(&path) && LockHolder::of(&[&path]).is_none()
+    });
+}
+
 /// Waits until no operation is in progress on the records in this directory, but no longer than `limit`. Creates nothing.
 ///
 /// # Errors

@@ -41,7 +41,9 @@ pub(crate) use blank::remove_blank;
 pub use error::{DatabaseError, StoreError};
 pub(crate) use error::{REBUILD, rebuild_one};
 pub use journal::{Journal, JournalEntry, JournalFollower, JournalKind};
-pub use lock::{LOCK_TIMEOUT, Lock, await_rest, daemon, daemon_lock, lock_holder};
+pub use lock::{
+    LOCK_TIMEOUT, Lock, await_rest, daemon, daemon_lock, is_awaited, let_others, lock_holder,
+};
 pub use record::{Generation, Phase, Record, Records, Unreadable};
 pub use reserved::ReservedSlot;
 pub(crate) use restore::Reopened;

@@ -140,6 +140,20 @@ impl Wait {
     }
 }
 
+/// Waits as long as this holds, but no longer than `limit`.
+pub(super) fn wait_while(limit: Duration, holds: impl Fn() -> bool) {
+    const PAUSE: Duration = Duration::from_millis(1);
+    let deadline = now() + limit;
+    while holds() && now() < deadline {
+        pause(PAUSE);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "/proc/locks does not say when it changes")]
+fn pause(time: Duration) {
+    thread::sleep(time);
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
