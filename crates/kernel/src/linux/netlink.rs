@@ -1,9 +1,6 @@
 //! A netlink socket: sends requests, and receives answers and refusals in the kernel's own words (netlink(7)).
 
-use std::{
-    ops::Range,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
@@ -52,6 +49,21 @@ pub(super) struct Socket {
     buffer: Vec<u8>,
 }
 
+/// Requests that were sent together: their sequence numbers follow each other, and may wrap.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    first: u32,
+    count: usize,
+}
+
+impl Sent {
+    /// Returns the index of the request with this sequence number, if it is one of these.
+    fn index_of(self, sequence: u32) -> Option<usize> {
+        let index = usize::try_from(sequence.wrapping_sub(self.first)).ok()?;
+        (index < self.count).then_some(index)
+    }
+}
+
 /// The contents of one received message.
 enum Incoming<'a> {
     /// `NLMSG_ERROR` with code 0.
@@ -98,7 +110,7 @@ impl Socket {
             .map(|request| NetlinkRequest { flags: request.flags | NLM_F_ACK, ..request })
             .collect();
         let sent = self.send(acknowledged)?;
-        let mut results: Vec<Option<Result<(), Refusal>>> = sent.clone().map(|_| None).collect();
+        let mut results: Vec<Option<Result<(), Refusal>>> = vec![None; sent.count];
         while results.iter().any(Option::is_none) {
             self.receive(&sent, |index, answer| {
                 let result = match answer {
@@ -167,7 +179,7 @@ impl Socket {
     /// Collects the answers to this request; `None` if the listed objects changed between them.
     fn collect<U>(
         &mut self,
-        sent: &Range<u32>,
+        sent: &Sent,
         read: impl Fn(&[u8]) -> Option<U>,
     ) -> Result<Option<Vec<U>>, Refusal> {
         let mut found = Vec::new();
@@ -231,7 +243,7 @@ impl Socket {
     }
 
     /// Receives the refusals for which there was room.
-    fn drain(&mut self, sent: &Range<u32>, refused: &mut Option<(usize, Refusal)>) {
+    fn drain(&mut self, sent: &Sent, refused: &mut Option<(usize, Refusal)>) {
         let non_blocking = self.inner.set_non_blocking(true);
         let mut end = non_blocking.is_err();
         while !end {
@@ -251,8 +263,8 @@ impl Socket {
     fn send<T: NetlinkSerializable>(
         &mut self,
         requests: Vec<NetlinkRequest<T>>,
-    ) -> Result<Range<u32>, Refusal> {
-        let first = self.sequence.wrapping_add(1);
+    ) -> Result<Sent, Refusal> {
+        let sent = Sent { first: self.sequence.wrapping_add(1), count: requests.len() };
         let mut bytes = Vec::new();
         for request in requests {
             self.sequence = self.sequence.wrapping_add(1);
@@ -273,7 +285,7 @@ impl Socket {
             set_socket_send_buffer_size_force(&self.inner, bytes.len())?;
         }
         self.inner.send(&bytes, 0)?;
-        Ok(first..self.sequence.wrapping_add(1))
+        Ok(sent)
     }
 
     /// Passes on the messages that nobody asked for and that have arrived, up to the first datagram after this many, without
@@ -310,15 +322,14 @@ impl Socket {
     /// no longer waited for, are dropped.
     fn receive(
         &mut self,
-        sent: &Range<u32>,
+        sent: &Sent,
         mut each: impl FnMut(usize, Incoming<'_>),
     ) -> Result<(), Refusal> {
         self.buffer.clear();
         self.inner.recv(&mut self.buffer, 0)?;
         for message in messages(&self.buffer) {
             let sequence = read_u32(message, 8).unwrap_or(0);
-            if sent.contains(&sequence) {
-                let index = usize::try_from(sequence - sent.start).unwrap_or(usize::MAX);
+            if let Some(index) = sent.index_of(sequence) {
                 each(index, answer(message));
             }
         }
@@ -442,6 +453,26 @@ mod tests {
 
     use super::*;
     use riklet_testkit::namespace::{ip, isolated};
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        isolated(|| {
+            ip("link add near type veth peer name far");
+            let mut socket = Socket::open(NETLINK_ROUTE).unwrap();
+            let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
+            for before in [u32::MAX - 1, u32::MAX] {
+                socket.sequence = before;
+                assert_eq!(socket.query(&message, NLM_F_DUMP).unwrap().len(), 3);
+                socket.sequence = before - 1;
+                let unknown = || {
+                    let message = RouteNetlinkMessage::DelLink(LinkMessage::default());
+                    NetlinkRequest { message, flags: 0 }
+                };
+                let results = socket.send_each(vec![unknown(), unknown(), unknown()]).unwrap();
+                assert!(results.len() == 3 && results.iter().all(Result::is_err), "{results:?}");
+            }
+        });
+    }
 
     #[test]
     fn a_dump_during_a_change_is_repeated() {
