@@ -412,7 +412,8 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
     if let KernelError::CreateVeth { step: "namespace", source, .. } = error
         && source.is_permission()
     {
-        let text = "network namespaces are entered as root, or with the capability CAP_SYS_ADMIN";
+        let text = "network namespaces are entered with the capability CAP_SYS_ADMIN: `riklet-sdn repair --no-daemon` \
+                    as root does it beside a daemon without";
         return Some(text.to_owned());
     }
     if let KernelError::CreateVeth { step: "namespace", .. } = error {

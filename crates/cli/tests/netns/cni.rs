@@ -245,6 +245,13 @@ on_every_firewall!(a_daemon_that_may_enter_no_namespace_leaves_that_to_the_plugi
             link.contains(" UP ").then_some(())
         });
         drop(server);
+        // The other is root's to repair.
+        web.namespace.tool(&["ip", "link", "delete", "eth0"]);
+        let refused = world.riklet(&["repair"], "");
+        assert!(refused.stderr.contains("hint: network namespaces are entered with"), "{refused}");
+        world.riklet(&["repair", "--no-daemon"], "").success();
+        assert!(web.interfaces().contains("eth0"));
+        assert_eq!(web.call("CHECK", &checked).success(), "");
         assert_eq!(web.call("DEL", &published).success(), "");
         assert_eq!(web.interfaces(), "", "it is gone at once");
         nothing_recorded(world);
