@@ -2,6 +2,7 @@
 
 pub(crate) mod grace;
 mod lost;
+mod places;
 mod recovered;
 
 use std::{
@@ -11,8 +12,10 @@ use std::{
     time::Duration,
 };
 
+use self::places::{MACHINES, marks, marks_of_all};
 pub use self::{
     lost::{Orphan, Orphans, Repaired, clear_lost, lost, repair},
+    places::{directory, home, log, mark, socket, vmm_log},
     recovered::recover,
 };
 use super::{
@@ -133,62 +136,12 @@ pub enum RunError {
     },
 }
 
-/// Returns the directory of an instance's run: its log, and its VMM's directory.
-#[must_use]
-pub fn directory(state_dir: &Path, name: &InstanceName) -> PathBuf {
-    state_dir.join(MACHINES).join(name.as_str())
-}
-
-/// The directory of the directories of runs.
-const MACHINES: &str = "machines";
-
-/// Returns the directory that belongs to the VMM's user, in which the VMM starts.
-#[must_use]
-pub fn home(state_dir: &Path, name: &InstanceName) -> PathBuf {
-    directory(state_dir, name).join("vmm")
-}
-
-/// Returns the path of the VMM's socket, in the VMM's directory.
-#[must_use]
-pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
-    home(state_dir, name).join("api.sock")
-}
-
 /// Removes the private copies of the images of an instance whose VMM has ended, from this directory of images. If that fails,
 /// the next run of the instance does it.
 pub fn remove_copies(image_dir: &Path, name: &InstanceName) {
     if let Err(error) = image::remove_copies(image_dir, name) {
         tracing::warn!(%error, %name, "cannot remove the private copies of its images");
     }
-}
-
-/// Returns the path of the VMM's own log. Firecracker and Cloud Hypervisor have one; QEMU writes to the log of its guest.
-#[must_use]
-pub fn vmm_log(state_dir: &Path, name: &InstanceName) -> PathBuf {
-    directory(state_dir, name).join("vmm.log")
-}
-
-/// Returns the path of the log of the guest's console, and of what the VMM writes to its standard output and error.
-#[must_use]
-pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
-    directory(state_dir, name).join("console.log")
-}
-
-/// Returns the beginning of the mark of all processes of an instance's VMMs, in whichever run.
-fn marks(state_dir: &Path, name: &InstanceName) -> String {
-    format!("{}{name}:", marks_of_all(state_dir))
-}
-
-/// Returns the beginning of the mark of all processes of VMMs of these records.
-fn marks_of_all(state_dir: &Path) -> String {
-    let state_dir = std::fs::canonicalize(state_dir).unwrap_or_else(|_missing| state_dir.into());
-    format!("{}:", state_dir.display())
-}
-
-/// Returns the beginning of the mark of the VMM of one run, and of what it starts. The name of the VMM follows.
-#[must_use]
-pub fn mark(state_dir: &Path, name: &InstanceName, supervisor: ProcessId) -> String {
-    format!("{}{supervisor}:", marks(state_dir, name))
 }
 
 /// Returns the present state of a run.

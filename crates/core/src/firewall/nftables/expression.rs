@@ -5,6 +5,7 @@
 
 mod end;
 mod flow_limit;
+mod key;
 mod normal;
 mod refused;
 
@@ -26,6 +27,10 @@ pub(super) use end::{
 };
 pub(super) use flow_limit::{
     begins_flow, begins_more_than, discovers_more_than, has_begun_more_than, sends_more_than,
+};
+use key::source_key;
+pub(super) use key::{
+    addresses_in, by_address, by_port, by_source_and_tcp_port, decided_by_guest, is_in, source_in,
 };
 pub(super) use normal::{does_nothing, normal, target};
 pub(super) use refused::{count_for_interface, few, few_for_interface, log};
@@ -427,17 +432,6 @@ fn write_segment_size() -> Expression {
     other_with_octet("exthdr", &attributes, (2, MAXSEG))
 }
 
-/// `ip saddr . ip daddr @set`, `ip6 saddr . ip6 daddr @set`
-pub(super) fn addresses_in(family: Family, set: &str) -> Vec<Expression> {
-    let [next, ..] = after_address(family);
-    let load = vec![
-        payload(source_address(family), Register::Reg1),
-        payload(destination_address(family), next),
-        lookup(set, None),
-    ];
-    [of_family(family), load].concat()
-}
-
 /// `fib daddr type local`
 pub(super) fn destination_is_local() -> Vec<Expression> {
     destination_type(Operator::Equal, LOCAL)
@@ -552,50 +546,6 @@ fn replace_bits(mark: u32, bits: u32) -> Expression {
         Bitwise::Mask(DataAttribute::Value((!bits).to_ne_bytes().to_vec())),
         Bitwise::Xor(DataAttribute::Value(mark.to_ne_bytes().to_vec())),
     ])
-}
-
-/// `meta l4proto . th dport`, the key of a look-up.
-pub(super) fn by_port() -> Vec<Expression> {
-    vec![meta(MetaKey::L4Proto, Register::Reg1), payload(DESTINATION_PORT, Register::Reg32_01)]
-}
-
-/// `ip daddr . meta l4proto . th dport`, the key of a look-up; for IPv6 with `ip6 daddr`.
-pub(super) fn by_address(family: Family) -> Vec<Expression> {
-    let [protocol, port, _] = after_address(family);
-    let key = vec![
-        payload(destination_address(family), Register::Reg1),
-        meta(MetaKey::L4Proto, protocol),
-        payload(DESTINATION_PORT, port),
-    ];
-    [of_family(family), key].concat()
-}
-
-/// `ip saddr . tcp dport`, the key of a look-up; for IPv6 with `ip6 saddr`.
-pub(super) fn by_source_and_tcp_port(family: Family) -> Vec<Expression> {
-    let [port, ..] = after_address(family);
-    let key =
-        vec![payload(source_address(family), Register::Reg1), payload(DESTINATION_PORT, port)];
-    [of_family(family), tcp(), key].concat()
-}
-
-/// `ip saddr`, `ip6 saddr`, the key of a look-up.
-fn source_key(family: Family) -> Vec<Expression> {
-    [of_family(family), vec![payload(source_address(family), Register::Reg1)]].concat()
-}
-
-/// `ip saddr @set`, `ip6 saddr @set`
-pub(super) fn source_in(family: Family, set: &str) -> Vec<Expression> {
-    [source_key(family), is_in(set)].concat()
-}
-
-/// `ip saddr vmap @map`, `ip6 saddr vmap @map`
-pub(super) fn decided_by_guest(family: Family, map: &str) -> Vec<Expression> {
-    [source_key(family), vec![lookup(map, Some(Register::Verdict))]].concat()
-}
-
-/// `<key> @set`
-pub(super) fn is_in(set: &str) -> Vec<Expression> {
-    vec![lookup(set, None)]
 }
 
 fn emitted(emitable: &impl Emitable) -> Vec<u8> {
