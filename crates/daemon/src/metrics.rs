@@ -1,9 +1,10 @@
 //! Metrics of the daemon, in the format of Prometheus and `OpenMetrics`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write},
     net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +22,10 @@ use prometheus_client::{
 
 use super::engine::SlotCounts;
 use riklet_api::ListEntry;
-use riklet_core::{firewall::RefusingRule, model::InterfaceName};
+use riklet_core::{
+    firewall::RefusingRule,
+    model::{InstanceName, InterfaceName},
+};
 use riklet_kernel::{
     KernelError,
     linux::{Linux, stats::Traffic},
@@ -40,7 +44,11 @@ pub struct Metrics {
     operations: Family<Operation, Histogram>,
     repairs: Counter,
     errors: Counter,
+    names: Arc<Mutex<NameCounts>>,
 }
+
+/// The questions for names, by function and outcome.
+type NameCounts = BTreeMap<String, BTreeMap<&'static str, u64>>;
 
 /// The label of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,6 +64,13 @@ struct OfRule {
     rule: &'static str,
 }
 
+/// The labels of a function and an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    function: String,
+    outcome: &'static str,
+}
+
 /// The label of a function.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfFunction {
@@ -69,6 +84,7 @@ impl Default for Metrics {
             operations: Family::new_with_constructor(buckets),
             repairs: Counter::default(),
             errors: Counter::default(),
+            names: Arc::default(),
         }
     }
 }
@@ -84,6 +100,7 @@ pub struct Snapshot {
     flows: BTreeMap<IpAddr, u64>,
     /// By the index of the TAP.
     refused: BTreeMap<(u32, RefusingRule), u64>,
+    names: NameCounts,
 }
 
 impl Snapshot {
@@ -99,7 +116,8 @@ impl Snapshot {
         let mut kernel = Linux::new();
         let (traffic, flows) = (kernel.traffic()?, kernel.flows_by_guest()?);
         let refused = kernel.refused_packets()?;
-        Ok(Self { counts, functions, busy, traffic, flows, refused })
+        let names = NameCounts::default();
+        Ok(Self { counts, functions, busy, traffic, flows, refused, names })
     }
 }
 
@@ -121,9 +139,25 @@ impl Metrics {
         self.errors.inc();
     }
 
+    /// Counts a question of a function for a name, by its outcome.
+    pub(super) fn asked(&self, function: &InstanceName, outcome: &'static str) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_function = names.entry(function.to_string()).or_default();
+        *of_function.entry(outcome).or_default() += 1;
+    }
+
+    /// Returns the questions for names of these functions. Those of others, which are no more, are forgotten.
+    fn names_of(&self, functions: &[ListEntry]) -> NameCounts {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed: BTreeSet<_> = functions.iter().map(|listed| &*listed.instance.name).collect();
+        names.retain(|function, _| listed.contains(&**function));
+        names.clone()
+    }
+
     /// Returns all metrics as text.
     #[must_use]
-    pub fn render(&self, snapshot: Snapshot) -> String {
+    pub fn render(&self, mut snapshot: Snapshot) -> String {
+        snapshot.names = self.names_of(&snapshot.functions);
         let mut registry = Registry::with_prefix("riklet_sdn");
         registry.register_with_unit(
             "operation",
@@ -199,6 +233,15 @@ impl Collector for Snapshot {
                 counter.encode_counter::<NoLabelSet, _, u64>(count, None)?;
             }
         }
+        let (name, help) = ("function_names", "Names that the guest asked for");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (function, outcomes) in &self.names {
+            for (&outcome, count) in outcomes {
+                let labels = OfOutcome { function: function.clone(), outcome };
+                let mut counter = family.encode_family(&labels)?;
+                counter.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+            }
+        }
         let (name, help) = ("function_conntrack_entries", "Connections that are tracked");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for listed in &self.functions {
@@ -223,8 +266,11 @@ mod tests {
         metrics.operation("up", false, Duration::from_micros(300));
         metrics.repaired();
         let counts = SlotCounts { functions: 1, creating: 0, ready: 64, draining: 2 };
-        let (functions, busy, traffic, flows, refused) = Default::default();
-        let text = metrics.render(Snapshot { counts, functions, busy, traffic, flows, refused });
+        let (functions, busy, traffic, flows, refused, names) = Default::default();
+        metrics.asked(&"gone".parse().unwrap(), "refused");
+        let snapshot = Snapshot { counts, functions, busy, traffic, flows, refused, names };
+        let text = metrics.render(snapshot);
+        assert!(!text.contains("gone") && metrics.names_of(&[]).is_empty(), "{text}");
         for line in [
             "# TYPE riklet_sdn_operation_seconds histogram",
             "riklet_sdn_operation_seconds_count{operation=\"up\",outcome=\"done\"} 1",

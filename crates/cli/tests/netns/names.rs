@@ -112,6 +112,11 @@ on_every_firewall!(a_guest_reaches_what_it_was_told_for_an_allowed_name, |world|
         is_told.then_some(())
     });
     assert_none(&guest, &[(Tcp, (INTERNET, 7000))]);
+    let metrics = daemon.ask("GET", "/metrics", "").body;
+    for line in ["outcome=\"answered\"} 6", "outcome=\"refused\"} 6"] {
+        let line = format!("riklet_sdn_function_names_total{{function=\"f\",{line}");
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
 
     // Addresses that are not public are not told, by whichever name.
     for name in ["rebound", "node", "local", "guest"] {

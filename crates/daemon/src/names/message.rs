@@ -237,6 +237,15 @@ pub(super) enum Upstream {
     Failed,
 }
 
+/// Returns the outcome of a question with this answer, as metrics name it.
+pub(super) const fn outcome(answer: &Message) -> &'static str {
+    match answer.metadata.response_code {
+        ResponseCode::NoError | ResponseCode::NXDomain => "answered",
+        ResponseCode::Refused => "refused",
+        _ => "failed",
+    }
+}
+
 /// Returns a number for a question that nobody can guess.
 pub(super) fn random() -> u16 {
     Message::query().metadata.id

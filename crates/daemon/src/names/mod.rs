@@ -268,17 +268,24 @@ impl Server {
                 return question.failed();
             }
         };
+        let answer = self.answer_to(question, &guest).await;
+        self.events.metrics().asked(&guest.name, message::outcome(&answer));
+        answer
+    }
+
+    /// Returns the answer for a guest whose policy has names.
+    async fn answer_to(&self, question: &Question, guest: &Rc<Guest>) -> Message {
         let name = question.name().filter(|name| guest.names.allows(name));
         let Some(name) = name else {
-            self.tell(&guest, || {
+            self.tell(guest, || {
                 format!("{}: network.egress.allow has no such name", question.words())
             });
             return question.refused();
         };
         // Everything else than addresses is of no use.
         let Some(family) = question.family() else { return question.nothing() };
-        match self.has(&guest, family) {
-            Ok(true) => self.resolve(question, &guest, (&name, family)).await,
+        match self.has(guest, family) {
+            Ok(true) => self.resolve(question, guest, (&name, family)).await,
             // A guest that asks for both is not to wait for addresses that lead it nowhere.
             Ok(false) => question.nothing(),
             Err(error) => {
