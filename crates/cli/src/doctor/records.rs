@@ -17,6 +17,9 @@ use crate::error::chain;
 /// The longest wait for an operation in progress: whoever asks what is wrong wants an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+const WITHOUT_HINT: &str =
+    "mend that; another state directory does not have the functions that are up";
+
 /// The records of the node. They are opened once: each opening may wait for a transaction of another process.
 pub(super) struct Records {
     store: Result<Option<Store>, StoreError>,
@@ -66,11 +69,9 @@ impl Records {
             Ok(None) => Finding::ok("records", format!("none yet in {dir}")),
             Ok(Some(count)) => Finding::ok("records", format!("{count} in {dir}")),
             Err((words, _, true)) => Finding::unseen("records", words),
-            Err((words, hint, false)) => Finding::fail(
-                "records",
-                words,
-                hint.unwrap_or_else(|| "use another --state-dir".to_owned()),
-            ),
+            Err((words, hint, false)) => {
+                Finding::fail("records", words, hint.unwrap_or_else(|| WITHOUT_HINT.to_owned()))
+            }
         };
         [found].into_iter().chain(self.kept.as_ref().map(kept)).collect()
     }
