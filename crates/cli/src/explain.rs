@@ -1,5 +1,5 @@
 use std::{
-    net::{IpAddr, Ipv4Addr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     process::ExitCode,
 };
 
@@ -46,9 +46,12 @@ fn question(words: &[String]) -> Result<Question, String> {
         return Err(format!("{ports} are several ports: ask for one"));
     }
     let port = ports.first();
+    if place.contains(':') && place.parse::<IpAddr>().is_ok() {
+        return Err(format!("{rest:?} may be an address without a port: write [{place}]:{port}"));
+    }
     let from = match from {
         NODE => Peer::Node,
-        _ => match address(from)? {
+        _ => match address(from) {
             Some(Peer::Address(address)) if !may_send(address) => {
                 return Err(format!("nobody sends packets from {address}"));
             }
@@ -61,44 +64,46 @@ fn question(words: &[String]) -> Result<Question, String> {
             return Err("name the address of the node that is asked, instead of host".to_owned());
         }
         NODE => Peer::Node,
-        _ => match (place.strip_prefix(FUNCTION), address(place)?) {
+        _ => match (place.strip_prefix(FUNCTION), address(place)) {
             (Some(name), _) => function(name)?,
             (None, Some(address)) => address,
             (None, None) => resolved(place, port)?,
         },
     };
+    if let (Peer::Address(one), Peer::Address(other)) = (&from, &to)
+        && one.is_ipv4() != other.is_ipv4()
+    {
+        return Err(format!("{one} and {other} are of two families: no packet has both"));
+    }
     Ok(Question { from, to, protocol, port })
 }
 
 /// Returns the address of this text; `None` if it is none.
-fn address(text: &str) -> Result<Option<Peer>, String> {
-    match text.trim_matches(['[', ']']).parse() {
-        Ok(IpAddr::V4(address)) => Ok(Some(Peer::Address(address))),
-        Ok(IpAddr::V6(_)) => Err(format!("{text} is an IPv6 address, which is not explained yet")),
-        Err(_) => Ok(None),
-    }
+fn address(text: &str) -> Option<Peer> {
+    let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inside.unwrap_or(text).parse().ok().map(Peer::Address)
 }
 
-/// Reports whether a packet may have this source (RFC 1122, section 3.2.1.3).
-const fn may_send(address: Ipv4Addr) -> bool {
-    address.octets()[0] != 0 && address.octets()[0] < 224
+/// Reports whether a packet may have this source (RFC 1122, section 3.2.1.3; RFC 4291, section 2).
+const fn may_send(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[0] != 0 && address.octets()[0] < 224,
+        IpAddr::V6(address) => !address.is_unspecified() && !address.is_multicast(),
+    }
 }
 
 fn function(name: &str) -> Result<Peer, String> {
     name.parse().map(Peer::Function).map_err(|error| format!("{error}"))
 }
 
-/// Returns the first IPv4 address of a name, as the node resolves it.
+/// Returns the first address of a name, as the node resolves it: one of IPv4 if it has any.
 fn resolved(name: &str, port: u16) -> Result<Peer, String> {
     let failed = |error| {
         format!("the node does not resolve {name:?} ({error}); a function is {FUNCTION}NAME")
     };
     let addresses = (name, port).to_socket_addrs().map_err(failed)?;
-    let first = addresses.map(|address| address.ip()).find_map(|address| match address {
-        IpAddr::V4(address) => Some(Peer::Address(address)),
-        IpAddr::V6(_) => None,
-    });
-    first.ok_or_else(|| format!("{name:?} has no IPv4 address"))
+    let first = addresses.map(|address| address.ip()).min_by_key(IpAddr::is_ipv6);
+    first.map(Peer::Address).ok_or_else(|| format!("{name:?} has no address"))
 }
 
 /// Returns the sender, in words.
@@ -113,8 +118,8 @@ fn sender(explained: &Explained) -> String {
 
 fn text(explained: &Explained) -> String {
     let Explained { packet, explanation, obstacles, .. } = explained;
-    let mut lines =
-        vec![format!("{} to {}:{}/{}", sender(explained), packet.to, packet.port, packet.protocol)];
+    let to = SocketAddr::new(packet.to, packet.port);
+    let mut lines = vec![format!("{} to {to}/{}", sender(explained), packet.protocol)];
     let width = explanation.steps.iter().map(|step| step.chain.len()).max().unwrap_or(0);
     let steps = explanation.steps.iter();
     lines.extend(steps.map(|step| format!("  {:width$}  {}", step.chain, step.decision)));
@@ -175,6 +180,7 @@ mod tests {
     fn questions_are_read() {
         let hello = || Peer::Function("hello".parse().unwrap());
         let (client, node) = ([10, 9, 0, 2].into(), [10, 9, 0, 1].into());
+        let of_v6 = || Peer::Address("2001:db8::1".parse().unwrap());
         for (text, from, to, protocol, port) in [
             (
                 "10.9.0.2 to 10.9.0.1:8080/tcp",
@@ -186,6 +192,9 @@ mod tests {
             ("hello 10.9.0.1:53/UDP", hello(), Peer::Address(node), Protocol::Udp, 53),
             ("function:hello to host:22", hello(), Peer::Node, Protocol::Tcp, 22),
             ("host to function:hello:3000", Peer::Node, hello(), Protocol::Tcp, 3000),
+            ("hello to [2001:db8::1]:443/udp", hello(), of_v6(), Protocol::Udp, 443),
+            ("2001:db8::1 to hello:80", of_v6(), hello(), Protocol::Tcp, 80),
+            ("[2001:db8::1] to [2001:db8::1]:80", of_v6(), of_v6(), Protocol::Tcp, 80),
         ] {
             assert_eq!(asked(text), Ok(Question { from, to, protocol, port }), "{text}");
         }
@@ -211,8 +220,13 @@ mod tests {
             ("hello to 10.9.0.1:80/icmp", "unknown protocol \"icmp\"; tcp, udp and sctp are known"),
             ("10.9.0.2 to host:80", "name the address of the node that is asked, instead of host"),
             (
-                "hello to [2001:db8::1]:80",
-                "[2001:db8::1] is an IPv6 address, which is not explained yet",
+                "hello to 2001:db8::1:80",
+                "\"2001:db8::1:80\" may be an address without a port: write [2001:db8::1]:80",
+            ),
+            ("ff02::1 to [2001:db8::1]:80", "nobody sends packets from ff02::1"),
+            (
+                "10.9.0.2 to [2001:db8::1]:80",
+                "10.9.0.2 and 2001:db8::1 are of two families: no packet has both",
             ),
         ] {
             assert_eq!(asked(text), Err(reason.to_owned()), "{text}");

@@ -2,10 +2,13 @@
 //!
 //! It follows [`BaseRuleset`], whichever firewall enforces that. Tests compare it with real packets (`tests/netns/explained.rs`).
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::{
-    firewall::{BaseRuleset, MAIL, NAME_SERVERS, SPECIAL_RANGES},
+    firewall::{BaseRuleset, MAIL, NAME_SERVERS, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
     model::{Destination, Egress, EgressPolicy, Exposure, InstanceName, InterfaceName, Protocol},
     reach::{self, Block},
     routing::HostRoute,
@@ -17,7 +20,7 @@ pub struct Packet {
     /// The sender.
     pub from: Origin,
     /// The destination.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// The transport protocol.
     pub protocol: Protocol,
     /// The destination's port.
@@ -30,9 +33,9 @@ pub enum Origin {
     /// A process of the node.
     Node,
     /// A guest, by its own address.
-    Guest(Ipv4Addr),
+    Guest(IpAddr),
     /// Another machine, or anything else that reaches the node by an interface which is not ours.
-    Elsewhere(Ipv4Addr),
+    Elsewhere(IpAddr),
 }
 
 /// Facts about a packet, of the records and of the kernel.
@@ -43,7 +46,7 @@ pub struct Facts<'a> {
     /// The policy of the guest that sends it.
     pub policy: Option<&'a EgressPolicy>,
     /// The exposure that takes it, and the function that this leads to.
-    pub published: Option<(&'a InstanceName, Exposure, Ipv4Addr)>,
+    pub published: Option<(&'a InstanceName, Exposure, IpAddr)>,
     /// The function whose guest has the destination.
     pub function: Option<&'a InstanceName>,
     /// The other program that translates it, in words.
@@ -190,19 +193,24 @@ impl Way<'_> {
     /// Returns the end of a packet that is dropped before it is tracked.
     fn arrive(&mut self) -> Option<End> {
         let Packet { from, to, .. } = self.packet;
-        let pool = self.facts.base_ruleset.pool.v4();
+        let pool = self.facts.base_ruleset.pool;
+        let is_many = match to {
+            IpAddr::V4(to) => to.to_bits() >= 0xe000_0000,
+            IpAddr::V6(to) => to.is_multicast(),
+        };
         let refusal = match from {
-            Origin::Elsewhere(address) if pool.contains(&address) => {
+            Origin::Elsewhere(address) if pool.contains(address) => {
                 "dropped: nobody but a guest has a guest's address"
+            }
+            Origin::Elsewhere(_) | Origin::Guest(_) if to.is_loopback() && to.is_ipv6() => {
+                "dropped by the kernel: ::1 is not reached from outside"
             }
             Origin::Elsewhere(_) if to.is_loopback() => {
                 "dropped by the kernel: 127.0.0.0/8 is not reached from outside"
             }
             Origin::Node | Origin::Elsewhere(_) => return None,
             Origin::Guest(_) if to.is_loopback() => "dropped: guests do not reach 127.0.0.0/8",
-            Origin::Guest(_) if to.to_bits() >= 0xe000_0000 => {
-                "dropped: guests do not reach many hosts at once"
-            }
+            Origin::Guest(_) if is_many => "dropped: guests do not reach many hosts at once",
             Origin::Guest(address) => {
                 self.step(RAW, format!("passes: {address} is the guest's own address"));
                 return None;
@@ -218,19 +226,21 @@ impl Way<'_> {
         if !self.facts.is_local {
             return None;
         }
+        let at = SocketAddr::new(to, port);
         let Some((name, exposure, guest)) = self.facts.published else {
             if let Some(by) = self.facts.translated.clone() {
-                self.step(NAT, format!("no function is published at {protocol} {to}:{port}"));
+                self.step(NAT, format!("no function is published at {protocol} {at}"));
                 self.step(FORWARD, "passes: what others publish on the node is published to all");
                 return Some(End::Translated { by });
             }
-            self.step(NAT, format!("no function is published at {protocol} {to}:{port}"));
+            self.step(NAT, format!("no function is published at {protocol} {at}"));
             self.hint = Some("`riklet-sdn list` shows what is published".to_owned());
             return None;
         };
         let ports = exposure.ports().find(|(host, _)| *host == port);
         let target = ports.map_or(port, |(_, target)| target);
-        self.step(NAT, format!("translated to {guest}:{target}: {name} publishes {exposure}"));
+        let led_to = SocketAddr::new(guest, target);
+        self.step(NAT, format!("translated to {led_to}: {name} publishes {exposure}"));
         match self.packet.from {
             Origin::Node if to.is_loopback() => {
                 self.step(SOURCE, "from the gateway's address: a guest cannot answer to 127.0.0.1");
@@ -280,7 +290,7 @@ impl Way<'_> {
     /// Returns the end of a packet that is not for the node.
     fn forward(&mut self) -> End {
         let Packet { from, to, .. } = self.packet;
-        let is_guest = self.facts.base_ruleset.pool.v4().contains(&to);
+        let is_guest = self.facts.base_ruleset.pool.contains(to);
         match (from, is_guest) {
             (Origin::Node, true) => {
                 let Some(name) = self.facts.function else {
@@ -372,7 +382,7 @@ impl Way<'_> {
     /// Returns whether the guest's policy names the destination as one that it reaches; `None` if it does not name it.
     fn by_policy(&mut self, chain: &'static str) -> Option<bool> {
         let Packet { to, protocol, port, .. } = self.packet;
-        let to = Block::of_packet(to.into(), protocol.number(), Some(port));
+        let to = Block::of_packet(to, protocol.number(), Some(port));
         let (entry, allowed) = reach::deciding(self.facts.policy?, to, self.facts.is_local)?;
         self.hint = Some(format!("to allow it, take {entry} from network.egress.deny"));
         let text = if allowed {
@@ -389,7 +399,7 @@ impl Way<'_> {
         let Packet { to, protocol, port, .. } = self.packet;
         let base_ruleset = self.facts.base_ruleset;
         let (egress, whose) = self.reach();
-        let special = SPECIAL_RANGES.into_iter().find(|range| range.contains(&to));
+        let special = special(to);
         let by_uplink = interface.is_some_and(|name| base_ruleset.uplinks.contains(name));
         let is = |known: (Protocol, u16)| known == (protocol, port);
         let shown = interface.map_or_else(|| "several hops".to_owned(), ToString::to_string);
@@ -423,8 +433,24 @@ impl Way<'_> {
             },
         };
         self.step(FORWARD, format!("refused: {whose} is {egress}, which {why}"));
-        self.hint =
-            Some(format!("to allow it, add {to}:{port}/{protocol} to network.egress.allow"));
+        let at = SocketAddr::new(to, port);
+        self.hint = Some(format!("to allow it, add {at}/{protocol} to network.egress.allow"));
         false
+    }
+}
+
+/// Returns the range, in words, by which an address is not public; `None` if it is.
+fn special(to: IpAddr) -> Option<String> {
+    match to {
+        IpAddr::V4(to) => {
+            let range = SPECIAL_RANGES.into_iter().find(|range| range.contains(&to));
+            range.map(|range| range.to_string())
+        }
+        IpAddr::V6(to) => {
+            let range = SPECIAL_RANGES_V6.into_iter().find(|range| range.contains(&to));
+            let outside = || format!("addresses outside of {PUBLIC_V6}");
+            let range = range.map(|range| range.to_string());
+            range.or_else(|| (!PUBLIC_V6.contains(&to)).then(outside))
+        }
     }
 }

@@ -6,7 +6,7 @@ use riklet_core::{
         Backend, Ban, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
         PortBan, Ruleset, TranslatedPorts, Translation, Wanted,
     },
-    model::InterfaceName,
+    model::{Family, InterfaceName},
 };
 
 /// A state of all rules that forwarded packets pass, of whichever program.
@@ -145,12 +145,13 @@ pub trait ForeignChains: Sealed {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<String>, KernelError>;
 
-    /// Returns the chains of others at which packets of IPv4 enter, at whatever hook, and that may decide about them: they have
-    /// rules, or drop by their policy. By name, such as `ip filter OUTPUT`. Reads the rules of these chains.
+    /// Returns the chains of others at which packets of this family enter, at whatever hook, and that may decide about them: they
+    /// have rules, or drop by their policy. By name, such as `ip filter OUTPUT`. Reads the rules of these chains. Those of
+    /// ip6tables-legacy are not read.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
-    fn deciding_chains(&mut self) -> Result<BTreeSet<String>, KernelError>;
+    fn deciding_chains(&mut self, family: Family) -> Result<BTreeSet<String>, KernelError>;
 
     /// Returns the rules of others that translate packets for one of these ports. Their rules in chains that translate
     /// destinations are read, as far as packets for these ports reach them; no others are.

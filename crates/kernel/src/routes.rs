@@ -32,7 +32,7 @@ pub trait Routes: Sealed {
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
-    fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError>;
+    fn route_to(&mut self, to: IpAddr) -> Result<Option<HostRoute>, KernelError>;
 
     /// Reports whether this is an address of the host, by its local routes. The cost does not depend on their number.
     ///

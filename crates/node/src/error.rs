@@ -48,6 +48,12 @@ pub enum NodeError {
     /// No instance is up, so that nothing of ours decides about packets.
     #[error("no function is up: nothing of ours decides about packets")]
     NothingUp,
+    /// A packet of IPv6 is asked about, and an instance has no address of IPv6.
+    #[error("{name} has no address of IPv6")]
+    WithoutIpv6 {
+        /// The instance.
+        name: InstanceName,
+    },
     /// An instance is running, and cannot be run once more.
     #[error("{name} is already running: {vmm}, process {pid}")]
     AlreadyRunning {
@@ -295,6 +301,9 @@ impl NodeError {
                 Some(format!("`riklet-sdn stop {name}` ends it, and takes its network down"))
             }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
+            Self::WithoutIpv6 { .. } => {
+                Some("`riklet-sdn doctor` says whether functions have IPv6".to_owned())
+            }
             Self::NothingUp => Some("`riklet-sdn up` brings functions up".to_owned()),
             Self::Shadows(shadow) => Some(shadow_hint(shadow)),
             Self::Decided {

@@ -1,11 +1,14 @@
 //! Explains the way of one packet: by the records, the kernel's own look-ups, and the rules of others.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use riklet_core::{
     explain::{self, End, Explanation, Facts, Origin, Packet},
     firewall::{Ban, Side, Wanted},
-    model::{EgressPolicy, Exposure, InstanceName, PortRange, Protocol},
+    model::{Addresses, EgressPolicy, Exposure, Family, InstanceName, PortRange, Protocol},
     plan,
 };
 use riklet_kernel::{Kernel, Listener};
@@ -31,6 +34,17 @@ pub struct Question {
     pub port: u16,
 }
 
+impl Question {
+    /// Returns the family of the packet: that of the address that either end is named by, or else IPv4.
+    fn family(&self) -> Family {
+        let address = [&self.to, &self.from].into_iter().find_map(|peer| match peer {
+            Peer::Address(address) => Some(*address),
+            Peer::Node | Peer::Function(_) => None,
+        });
+        address.map_or(Family::V4, Family::of)
+    }
+}
+
 /// An end of a packet's way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
@@ -39,7 +53,7 @@ pub enum Peer {
     /// A function, by its guest's address.
     Function(InstanceName),
     /// An address, of whomever.
-    Address(Ipv4Addr),
+    Address(IpAddr),
 }
 
 /// The answer of [`Node::explain`](crate::Node::explain).
@@ -93,11 +107,12 @@ impl<K: Kernel> Operations<'_, K> {
         let Used { store, host, context } = used;
         let Some(base_ruleset) = &host.base_ruleset else { return Err(NodeError::NothingUp) };
         let packet = packet(&host, store, context, question)?;
-        let is_local = context.kernel.is_local(packet.to.into())?;
+        let is_local = context.kernel.is_local(packet.to)?;
         let parties = parties(&host, store, context, packet, is_local)?;
         let (translated, listener) = others(context, packet, is_local)?;
         let published = parties.publisher.as_ref().and_then(|(record, exposure)| {
-            let guest = host.node.pool.addresses(record.slot)?.v4.guest;
+            let addresses = host.node.pool.addresses(record.slot)?;
+            let guest = addresses.guests().find(|guest| guest.is_ipv6() == packet.to.is_ipv6())?;
             Some((record.workload.name(), *exposure, guest))
         });
         let facts = Facts {
@@ -124,7 +139,7 @@ impl<K: Kernel> Operations<'_, K> {
             _ => vec![],
         };
         let not_followed = if explanation.end.arrives() && obstacles.is_empty() {
-            context.kernel.deciding_chains()?
+            context.kernel.deciding_chains(Family::of(packet.to))?
         } else {
             BTreeSet::new()
         };
@@ -147,20 +162,26 @@ fn packet<K: Kernel>(
     let ends = |context: &Context<'_, K>, name: &InstanceName| -> Result<_, NodeError> {
         let record = store.get(name)?.and_then(|record| context.cache.as_committed(record));
         match record.and_then(|record| host.node.pool.addresses(record.slot)) {
-            Some(addresses) => Ok(addresses.v4),
+            Some(addresses) => Ok(addresses),
             None => Err(context.unknown(name, store.nearest(name.as_str())?)),
         }
     };
+    let family = question.family();
+    let guest = |context: &Context<'_, K>, name: &InstanceName| {
+        let mut guests = Addresses::guests(&ends(context, name)?);
+        let own = guests.find(|guest| Family::of(*guest) == family);
+        own.ok_or_else(|| NodeError::WithoutIpv6 { name: name.clone() })
+    };
     let from = match &question.from {
         Peer::Node => Origin::Node,
-        Peer::Function(name) => Origin::Guest(ends(context, name)?.guest),
+        Peer::Function(name) => Origin::Guest(guest(context, name)?),
         Peer::Address(address) => origin(host, context, *address)?,
     };
     let to = match (&question.to, &question.from) {
-        (Peer::Function(name), _) => ends(context, name)?.guest,
+        (Peer::Function(name), _) => guest(context, name)?,
         (Peer::Address(address), _) => *address,
-        (Peer::Node, Peer::Function(name)) => ends(context, name)?.host,
-        (Peer::Node, Peer::Node | Peer::Address(_)) => Ipv4Addr::LOCALHOST,
+        (Peer::Node, Peer::Function(name)) => ends(context, name)?.v4.host.into(),
+        (Peer::Node, Peer::Node | Peer::Address(_)) => Ipv4Addr::LOCALHOST.into(),
     };
     let &Question { protocol, port, .. } = question;
     Ok(Packet { from, to, protocol, port })
@@ -169,12 +190,12 @@ fn packet<K: Kernel>(
 fn origin<K: Kernel>(
     host: &Host,
     context: &mut Context<'_, K>,
-    address: Ipv4Addr,
+    address: IpAddr,
 ) -> Result<Origin, NodeError> {
     if host.node.pool.slot_of_guest(address).is_some() {
         return Ok(Origin::Guest(address));
     }
-    let is_local = context.kernel.is_local(address.into())?;
+    let is_local = context.kernel.is_local(address)?;
     Ok(if is_local { Origin::Node } else { Origin::Elsewhere(address) })
 }
 
@@ -195,14 +216,19 @@ fn parties<K: Kernel>(
         Origin::Node | Origin::Elsewhere(_) => None,
     };
     let mut publisher = None;
-    if is_local && let Some(ports) = PortRange::single(port) {
-        let holders = store.holders(protocol, Some(to.into()), port)?.into_iter();
+    // Of IPv6, neither the loopback nor the addresses of links are published.
+    let may_be_published = match to {
+        IpAddr::V4(_) => is_local,
+        IpAddr::V6(to) => is_local && !to.is_loopback() && !to.is_unicast_link_local(),
+    };
+    if may_be_published && let Some(ports) = PortRange::single(port) {
+        let holders = store.holders(protocol, Some(to), port)?.into_iter();
         let present = holders.filter_map(|record| context.cache.as_committed(record));
         // One that names the address comes first in the ruleset.
         let is_bound = |exposure: &Exposure| exposure.host_address().is_some();
         let taking = present.filter_map(|record| {
             let exposures = record.workload.exposures().iter().copied();
-            let taking = exposures.filter(|it| it.takes(protocol, Some(to.into()), ports));
+            let taking = exposures.filter(|it| it.takes(protocol, Some(to), ports));
             let first = taking.max_by_key(is_bound)?;
             Some((record, first))
         });
@@ -223,8 +249,10 @@ fn others<K: Kernel>(
 ) -> Result<(Option<String>, Option<String>), NodeError> {
     let Packet { to, protocol, port, .. } = packet;
     let Some(ports) = PortRange::single(port).filter(|_| is_local) else { return Ok((None, None)) };
-    let wanted: Wanted = [(protocol, Some(to.into()), ports)].into();
-    let translation = context.kernel.translations(&wanted)?.pop_first();
+    let wanted: Wanted = [(protocol, Some(to), ports)].into();
+    // Translations of IPv6 are not read.
+    let translation =
+        if to.is_ipv4() { context.kernel.translations(&wanted)?.pop_first() } else { None };
     let listener = context.kernel.listeners(&wanted)?.pop().map(|Listener { process, .. }| {
         process.unwrap_or_else(|| "a process of another namespace".to_owned())
     });
@@ -245,7 +273,8 @@ fn obstacles<K: Kernel>(
         found.extend(standing(host, context, record)?);
     }
     let is_forwarded = !matches!((packet.from, end), (Origin::Node, _) | (_, End::Node { .. }));
-    if !is_forwarded {
+    // Rules of others are followed for IPv4 only.
+    if !is_forwarded || packet.to.is_ipv6() {
         return Ok(found);
     }
     let Some(base_ruleset) = &host.base_ruleset else { return Ok(found) };
@@ -289,10 +318,10 @@ fn takes(ban: &Ban, packet: Packet, guest: Option<Ipv4Addr>) -> bool {
     let address = match (ban.side, packet.from) {
         (Side::Source, Origin::Guest(address) | Origin::Elsewhere(address)) => address,
         (Side::Source, Origin::Node) => return false,
-        (Side::Destination, _) => guest.unwrap_or(packet.to),
+        (Side::Destination, _) => guest.map_or(packet.to, IpAddr::V4),
     };
     let (first, last) = ban.addresses;
-    (first..=last).contains(&address)
+    (IpAddr::V4(first)..=IpAddr::V4(last)).contains(&address)
 }
 
 /// Returns what is not as it should be with a function.

@@ -104,7 +104,7 @@ fn taken_by(
     pool: Pool,
     address: Ipv4Addr,
 ) -> Result<Option<HostRoute>, KernelError> {
-    let route = kernel.route_to(address)?;
+    let route = kernel.route_to(address.into())?;
     Ok(route.filter(|route| is_foreign(route) && pool.overlaps(route.destination)))
 }
 

@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
 };
 
@@ -145,10 +145,29 @@ impl Pool {
 
     /// Returns the slot whose guest has this address; `None` if it is no guest's.
     #[must_use]
-    pub fn slot_of_guest(self, address: Ipv4Addr) -> Option<Slot> {
-        let offset = address.to_bits().checked_sub(self.v4.network().to_bits())?;
-        let slot = Slot::new(u16::try_from(offset / 4).ok()?);
-        self.addresses(slot).filter(|addresses| addresses.v4.guest == address).map(|_| slot)
+    pub fn slot_of_guest(self, address: IpAddr) -> Option<Slot> {
+        let number = match address {
+            IpAddr::V4(address) => {
+                let offset = address.to_bits().checked_sub(self.v4.network().to_bits())?;
+                u16::try_from(offset / 4)
+            }
+            IpAddr::V6(address) => {
+                let offset = address.to_bits().checked_sub(self.v6?.network().to_bits())?;
+                u16::try_from(offset / 2)
+            }
+        };
+        let slot = Slot::new(number.ok()?);
+        let addresses = self.addresses(slot)?;
+        addresses.guests().any(|guest| guest == address).then_some(slot)
+    }
+
+    /// Reports whether an address is one of the pool.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.contains(&address),
+            IpAddr::V6(address) => self.v6.is_some_and(|range| range.contains(&address)),
+        }
     }
 
     /// Reports whether the pool and the route share an address.

@@ -147,7 +147,7 @@ fn read(state_dir: &Path, address: Ipv4Addr) -> Result<Option<Guest>, StoreError
     let backend = store.setting(Setting::Backend)?;
     let backend = backend.and_then(|backend| Backend::from_name(&backend));
     let (Some(pool), Some(backend)) = (pool(&store)?, backend) else { return Ok(None) };
-    let Some(slot) = pool.slot_of_guest(address) else { return Ok(None) };
+    let Some(slot) = pool.slot_of_guest(address.into()) else { return Ok(None) };
     let Some(Record { workload, .. }) = store.present(slot)? else { return Ok(None) };
     let Some(policy) = workload.egress() else { return Ok(None) };
     let Some(own) = set(&workload, address.into()) else { return Ok(None) };

@@ -12,7 +12,7 @@ use riklet_core::{
         ForeignChain, ForeignChainState, IptablesVariant, PortBan, Ruleset, TranslatedPorts,
         Translation, Wanted,
     },
-    model::{InterfaceName, Mark, Owner},
+    model::{Family, InterfaceName, Mark, Owner},
 };
 
 pub(super) const LEGACY: Backend = Backend::Iptables(IptablesVariant::Legacy);
@@ -249,7 +249,7 @@ impl ForeignChains for FakeKernel {
         Ok(vec![])
     }
 
-    fn deciding_chains(&mut self) -> Result<BTreeSet<String>, KernelError> {
+    fn deciding_chains(&mut self, _family: Family) -> Result<BTreeSet<String>, KernelError> {
         self.list();
         Ok(BTreeSet::new())
     }

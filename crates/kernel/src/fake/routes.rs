@@ -22,10 +22,9 @@ impl Routes for FakeKernel {
         Ok(system.uplinks.iter().chain(system.next_hops.keys()).cloned().collect())
     }
 
-    fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
+    fn route_to(&mut self, to: IpAddr) -> Result<Option<HostRoute>, KernelError> {
         let system = self.observe();
-        let matching =
-            system.routes.iter().filter(|route| route.destination.contains(&IpAddr::V4(to)));
+        let matching = system.routes.iter().filter(|route| route.destination.contains(&to));
         Ok(matching.max_by_key(|route| route.destination.prefix_len()).cloned())
     }
 

@@ -106,7 +106,7 @@ const OBSERVATIONS: [(&str, Call); 46] = [
         kernel.foreign_chains(Backend::Nftables, &BTreeSet::new()).map(drop)
     }),
     ("owned_foreign_chains", |kernel| kernel.owned_foreign_chains(&BTreeSet::new()).map(drop)),
-    ("deciding_chains", |kernel| kernel.deciding_chains().map(drop)),
+    ("deciding_chains", |kernel| kernel.deciding_chains(Family::V4).map(drop)),
     ("drops_around", |kernel| kernel.drops_around(&BTreeSet::new()).map(drop)),
     ("translations", |kernel| kernel.translations(&BTreeSet::new()).map(drop)),
     ("translated_ports", |kernel| kernel.translated_ports().map(drop)),
@@ -123,7 +123,7 @@ const OBSERVATIONS: [(&str, Call); 46] = [
     ("default_interfaces", |kernel| kernel.default_interfaces().map(drop)),
     ("routes", |kernel| kernel.routes().map(drop)),
     ("gateways", |kernel| kernel.gateways().map(drop)),
-    ("route_to", |kernel| kernel.route_to(Ipv4Addr::LOCALHOST).map(drop)),
+    ("route_to", |kernel| kernel.route_to(Ipv4Addr::LOCALHOST.into()).map(drop)),
     ("is_local", |kernel| kernel.is_local(Ipv4Addr::LOCALHOST.into()).map(drop)),
     ("rules", |kernel| kernel.rules().map(drop)),
     ("answer_path", |kernel| kernel.answer_path(Ipv4Net::default()).map(drop)),

@@ -135,8 +135,8 @@ impl Route {
     }
 
     /// Returns the route that a packet of the host takes.
-    pub(super) fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, Refusal> {
-        let found = self.look_up(Packet::to(to.into()), RouteFlags::FibMatch)?;
+    pub(super) fn route_to(&mut self, to: IpAddr) -> Result<Option<HostRoute>, Refusal> {
+        let found = self.look_up(Packet::to(to), RouteFlags::FibMatch)?;
         let Some(route) = found else { return Ok(None) };
         let interface = match hops(&route)[..] {
             [index] => self.names(&[index])?.pop_first(),
@@ -341,7 +341,7 @@ impl Routes for Linux {
         self.route(failed)?.default_interfaces().map_err(failed)
     }
 
-    fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
+    fn route_to(&mut self, to: IpAddr) -> Result<Option<HostRoute>, KernelError> {
         let failed = |source| KernelError::Routes { source };
         self.route(failed)?.route_to(to).map_err(failed)
     }

@@ -9,6 +9,7 @@
 //! ```
 
 mod closed;
+mod explained;
 mod learned;
 mod names;
 mod pods;

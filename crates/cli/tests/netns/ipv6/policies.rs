@@ -35,7 +35,7 @@ pub(super) const DATABASE: Ipv6Addr = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 1)
 /// The ports that the hosts, and the node itself, serve.
 pub(super) const PORTS: [u16; 2] = [7000, 7001];
 
-fn with_egress(name: &str, egress: &Value) -> Value {
+pub(super) fn with_egress(name: &str, egress: &Value) -> Value {
     let mut definition = function(name, &[]);
     definition["spec"]["function"]["network"] = json!({ "egress": egress });
     definition

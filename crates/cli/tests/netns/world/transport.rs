@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     thread,
     time::Duration,
 };
@@ -121,16 +121,18 @@ pub(crate) fn assert_refused(
 
 /// Asserts that none of these can be reached. All are tried at the same time.
 #[track_caller]
-pub(crate) fn assert_no_way(tries: &[(Transport, &Namespace, (Ipv4Addr, u16))]) {
+pub(crate) fn assert_no_way<A: Copy + Into<IpAddr>>(tries: &[(Transport, &Namespace, (A, u16))]) {
+    let place = |(address, port): (A, u16)| SocketAddr::new(address.into(), port);
     let answers: Vec<_> = thread::scope(|scope| {
         let asked = tries.iter().map(|(transport, from, to)| {
-            let to = SocketAddr::from(*to);
+            let to = place(*to);
             scope.spawn(move || transport.ask_within(SILENCE, from, to))
         });
         let asked: Vec<_> = asked.collect();
         asked.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     for ((transport, _, to), answer) in tries.iter().zip(answers) {
-        assert!(answer.is_err(), "{transport} to {to:?} should not be answered: {answer:?}");
+        let to = place(*to);
+        assert!(answer.is_err(), "{transport} to {to} should not be answered: {answer:?}");
     }
 }

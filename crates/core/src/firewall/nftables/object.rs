@@ -476,6 +476,7 @@ impl fmt::Display for TableName {
         let family = match self.family {
             NetfilterProtoFamily::Inet => "inet",
             NetfilterProtoFamily::IPv4 => "ip",
+            NetfilterProtoFamily::IPv6 => "ip6",
             NetfilterProtoFamily::NetDev => "netdev",
             _ => "another family's",
         };

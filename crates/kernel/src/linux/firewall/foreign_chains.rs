@@ -4,7 +4,7 @@ use super::{iptables, nftables::Nftables};
 use crate::{Refusal, process::Launcher};
 use riklet_core::{
     firewall::{Entry, ForeignChain, ForeignChainState, PortBan, iptables::Table},
-    model::InterfaceName,
+    model::{Family, InterfaceName},
 };
 use std::collections::BTreeSet;
 
@@ -36,9 +36,16 @@ pub(super) fn drops_around(
 }
 
 /// Returns the chains of others that may decide about packets.
-pub(super) fn deciding_chains(nftables: &mut Nftables) -> Result<BTreeSet<String>, Refusal> {
-    let found = nftables.connection()?.deciding_chains()?.into_iter();
-    Ok(found.chain(iptables::legacy::deciding_chains()?).collect())
+pub(super) fn deciding_chains(
+    nftables: &mut Nftables,
+    family: Family,
+) -> Result<BTreeSet<String>, Refusal> {
+    let mut found: BTreeSet<_> =
+        nftables.connection()?.deciding_chains(family)?.into_iter().collect();
+    if family == Family::V4 {
+        found.extend(iptables::legacy::deciding_chains()?);
+    }
+    Ok(found)
 }
 
 /// Returns the rules of others that drop packets of these exposures for their ports.

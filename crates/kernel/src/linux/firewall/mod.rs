@@ -21,7 +21,7 @@ use riklet_core::{
         ForeignChain, ForeignChainState, PortBan, Ruleset, TranslatedPorts, Translation, Wanted,
         nftables::confinement as table,
     },
-    model::InterfaceName,
+    model::{Family, InterfaceName},
 };
 
 /// A firewall of Linux that enforces the ruleset.
@@ -245,8 +245,8 @@ impl ForeignChains for Linux {
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 
-    fn deciding_chains(&mut self) -> Result<BTreeSet<String>, KernelError> {
-        let found = foreign_chains::deciding_chains(&mut self.nftables);
+    fn deciding_chains(&mut self, family: Family) -> Result<BTreeSet<String>, KernelError> {
+        let found = foreign_chains::deciding_chains(&mut self.nftables, family);
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 

@@ -12,7 +12,7 @@ use riklet_core::{
         Backend, Ban, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
         ForeignChainState, PortBan, Ruleset, TranslatedPorts, Translation, Wanted,
     },
-    model::{InterfaceName, Owner},
+    model::{Family, InterfaceName, Owner},
 };
 
 /// The firewall by its last complete listing, with our changes since.
@@ -132,8 +132,8 @@ impl ForeignChains for Watched {
         self.kernel.owned_foreign_chains(uplinks)
     }
 
-    fn deciding_chains(&mut self) -> Result<BTreeSet<String>, KernelError> {
-        self.kernel.deciding_chains()
+    fn deciding_chains(&mut self, family: Family) -> Result<BTreeSet<String>, KernelError> {
+        self.kernel.deciding_chains(family)
     }
 
     fn drops_around(

@@ -29,7 +29,7 @@ impl Routes for Watched {
         self.kernel.default_interfaces()
     }
 
-    fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
+    fn route_to(&mut self, to: IpAddr) -> Result<Option<HostRoute>, KernelError> {
         self.kernel.route_to(to)
     }
 

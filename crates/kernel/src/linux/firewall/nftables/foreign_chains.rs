@@ -15,7 +15,7 @@ use riklet_core::{
             foreign_set::ForeignSet,
         },
     },
-    model::InterfaceName,
+    model::{Family, InterfaceName},
 };
 
 /// The rules of our passage, which the kernel counts as references to it.
@@ -87,10 +87,16 @@ impl Connection {
         Ok(found)
     }
 
-    /// Returns the base chains of others that may decide about packets of IPv4.
-    pub(in super::super) fn deciding_chains(&mut self) -> Result<Vec<String>, Refusal> {
-        let families =
-            [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet, NetfilterProtoFamily::NetDev];
+    /// Returns the base chains of others that may decide about packets of this family.
+    pub(in super::super) fn deciding_chains(
+        &mut self,
+        family: Family,
+    ) -> Result<Vec<String>, Refusal> {
+        let own = match family {
+            Family::V4 => NetfilterProtoFamily::IPv4,
+            Family::V6 => NetfilterProtoFamily::IPv6,
+        };
+        let families = [own, NetfilterProtoFamily::Inet, NetfilterProtoFamily::NetDev];
         let mut found = Vec::new();
         for family in families {
             for chain in self.chains(family)? {

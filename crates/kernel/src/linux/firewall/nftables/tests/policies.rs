@@ -118,7 +118,7 @@ fn policies_of_both_families_are_read_back_and_changed_alone() {
         let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
         run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
         holds(&mut kernel, &[&second[..], &third].concat());
-        // An address that none of them sets.
+        // An address that none of them names.
         let expected = ruleset(&[&second[..], &third].concat());
         let sets = shown.lines().filter_map(|line| line.trim().strip_prefix("set policy6-"));
         let mut sets = sets.map(|line| line.trim_end_matches(" {"));
