@@ -193,7 +193,7 @@ mod tests {
             ("function:hello to host:22", hello(), Peer::Node, Protocol::Tcp, 22),
             ("host to function:hello:3000", Peer::Node, hello(), Protocol::Tcp, 3000),
             ("hello to [2001:db8::1]:443/udp", hello(), of_v6(), Protocol::Udp, 443),
-            ("2001:db8::1 to hello:80", of_v6(), hello(), Protocol::Tcp, 80),
+            ("2001:db8::1 to function:hello:80", of_v6(), hello(), Protocol::Tcp, 80),
             ("[2001:db8::1] to [2001:db8::1]:80", of_v6(), of_v6(), Protocol::Tcp, 80),
         ] {
             assert_eq!(asked(text), Ok(Question { from, to, protocol, port }), "{text}");
