@@ -355,9 +355,9 @@ impl Way<'_> {
 
     /// Returns the end of a packet to a port that the guest's policy leads to a proxy.
     fn by_proxy(&mut self) -> Option<End> {
-        let Packet { protocol, port, .. } = self.packet;
+        let Packet { to, protocol, port, .. } = self.packet;
         let proxy = self.facts.policy?.via().filter(|proxy| proxy.takes(port))?;
-        if protocol == Protocol::Tcp {
+        if protocol == Protocol::Tcp && to.is_ipv4() {
             let address = proxy.address();
             self.step(NAT, format!("translated to {address}: network.egress.via leads it there"));
             return Some(End::Translated { by: format!("the proxy {address}") });
@@ -367,7 +367,9 @@ impl Way<'_> {
         }
         self.step(
             FORWARD,
-            format!("refused: port {port} is led to the proxy of network.egress.via, by TCP only"),
+            format!(
+                "refused: port {port} is led to the proxy of network.egress.via, by TCP over IPv4 only"
+            ),
         );
         Some(End::Refused)
     }
