@@ -179,7 +179,9 @@ impl Links for FakeKernel {
 impl LinkDeletion for FakeKernel {
     fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
         let refused = |source| KernelError::DeleteLink { name: name.clone(), source };
-        self.effect().map_err(refused)?.links.remove(name);
+        let mut system = self.effect().map_err(refused)?;
+        system.links.remove(name);
+        system.peers.remove(name);
         Ok(())
     }
 
@@ -214,6 +216,7 @@ impl LinkDeletion for FakeKernel {
     fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
         let mut system = self.effect().map_err(|source| KernelError::DeleteLinks { source })?;
         system.links.retain(|name, _| !names.contains(name));
+        system.peers.retain(|name, _| !names.contains(name));
         system.twins.retain(|slot, _| !names.contains(&Twin::name(*slot)));
         Ok(())
     }
