@@ -71,7 +71,7 @@ pub(super) fn to_the_daemon() -> [Rule; 2] {
 #[must_use]
 pub fn set_of(guest: IpAddr, entries: &[Entry]) -> Option<String> {
     let chains = policy_chain::of(entries);
-    Some(chains.get(&(guest, false))?.pinned(&base_ruleset::name())?.name)
+    chains.get(&(guest, false))?.pinned_name()
 }
 
 /// Returns the messages of the transaction that adds these addresses, all of the set's family, to such a set for a name, or renews their
@@ -110,10 +110,9 @@ pub fn sets(entries: &BTreeSet<Entry>) -> impl Iterator<Item = (IpAddr, String)>
         })
         .collect();
     let chains = if named.is_empty() { BTreeMap::new() } else { policy_chain::of(entries) };
-    named.into_iter().filter_map(move |guest| {
-        let chain = chains.get(&(guest, false))?;
-        Some((guest, chain.pinned(&base_ruleset::name())?.name))
-    })
+    named
+        .into_iter()
+        .filter_map(move |guest| Some((guest, chains.get(&(guest, false))?.pinned_name()?)))
 }
 
 /// Returns the messages that put back what guests were told, into those of these sets that a transaction makes anew.

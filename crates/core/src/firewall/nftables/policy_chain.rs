@@ -102,12 +102,13 @@ impl PolicyChain {
     /// Returns the set of the addresses that were told for names; `None` if it allows none.
     #[must_use]
     pub fn pinned(&self, table: &TableName) -> Option<Set> {
-        self.names?;
-        Some(Set { table: table.clone(), ..sets::of_pins(&self.pinned_name(), self.family) })
+        let set = sets::of_pins(&self.pinned_name()?, self.family);
+        Some(Set { table: table.clone(), ..set })
     }
 
-    fn pinned_name(&self) -> String {
-        format!("{}{PINNED}", self.name)
+    /// Returns the name of that set.
+    pub(super) fn pinned_name(&self) -> Option<String> {
+        self.names.map(|_| format!("{}{PINNED}", self.name))
     }
 
     fn set(&self, allowed: bool) -> String {
@@ -129,9 +130,9 @@ impl PolicyChain {
             Rule::new(table, &self.name, comment(text), &parts)
         };
         let needed = |allowed: &bool| self.blocks.iter().any(|(_, said)| said == allowed);
-        let pinned = self.names.map(|_| {
+        let pinned = self.pinned_name().map(|set| {
             let end = [not_to_guest(), jump(ALLOWED)].concat();
-            let parts = [key(), is_in(&self.pinned_name()), end];
+            let parts = [key(), is_in(&set), end];
             Rule::new(table, &self.name, comment("told for names"), &parts)
         });
         [true, false].into_iter().filter(needed).map(rule).chain(pinned).collect()
@@ -193,7 +194,10 @@ const PINNED_ID: u32 = 3;
 /// Reports whether a set is one that the daemon fills with the addresses that it told for names.
 #[must_use]
 pub fn holds_pins(set: &str) -> bool {
-    set.starts_with(POLICY) && set.ends_with(PINNED)
+    let is_of = |chain: &str| {
+        KINDS.into_iter().any(|(family, host)| !host && chain.starts_with(begin(family, host)))
+    };
+    chain_of(set).is_some_and(is_of)
 }
 
 /// Returns the name of the chain that looks into such a set.
@@ -493,5 +497,31 @@ fn address(key: &[u8]) -> Option<IpAddr> {
     match fields(key)? {
         [guest] => Some((*guest).into()),
         fields => Some(element::v6(fields.try_into().ok()?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EgressPolicy;
+
+    #[test]
+    fn sets_of_pins_are_known_by_their_names() {
+        let rules = vec!["api.example.com:443".parse().unwrap()];
+        let policy = EgressPolicy::new(None, vec![], vec![]).with_names(rules);
+        for guest in ["10.231.0.2", "fd52:494b::3"] {
+            let guest: IpAddr = guest.parse().unwrap();
+            let name = "f".parse().unwrap();
+            let entries: Vec<_> = crate::names::entries(&name, &policy, guest).collect();
+            let chain = &of(&entries)[&(guest, false)];
+            let set = chain.pinned_name().unwrap();
+            assert!(holds_pins(&set), "{set}");
+            assert_eq!(chain_of(&set), Some(&*chain.name));
+            assert!(!holds_pins(&chain.name) && !holds_pins("policies-pinned"));
+        }
+        for begin in KINDS.map(|(family, host)| begin(family, host)) {
+            let is_host = begin.starts_with("host");
+            assert_eq!(holds_pins(&format!("{begin}0-pinned")), !is_host, "{begin}");
+        }
     }
 }
