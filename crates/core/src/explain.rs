@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    firewall::{BaseRuleset, MAIL, NAME_SERVERS, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
+    firewall::{BaseRuleset, MAIL, NAME_SERVERS, Special},
     model::{Destination, Egress, EgressPolicy, Exposure, InstanceName, InterfaceName, Protocol},
     reach::{self, Block},
     routing::HostRoute,
@@ -401,7 +401,7 @@ impl Way<'_> {
         let Packet { to, protocol, port, .. } = self.packet;
         let base_ruleset = self.facts.base_ruleset;
         let (egress, whose) = self.reach();
-        let special = special(to);
+        let special = Special::of(to);
         let by_uplink = interface.is_some_and(|name| base_ruleset.uplinks.contains(name));
         let is = |known: (Protocol, u16)| known == (protocol, port);
         let shown = interface.map_or_else(|| "several hops".to_owned(), ToString::to_string);
@@ -438,21 +438,5 @@ impl Way<'_> {
         let at = SocketAddr::new(to, port);
         self.hint = Some(format!("to allow it, add {at}/{protocol} to network.egress.allow"));
         false
-    }
-}
-
-/// Returns the range, in words, by which an address is not public; `None` if it is.
-fn special(to: IpAddr) -> Option<String> {
-    match to {
-        IpAddr::V4(to) => {
-            let range = SPECIAL_RANGES.into_iter().find(|range| range.contains(&to));
-            range.map(|range| range.to_string())
-        }
-        IpAddr::V6(to) => {
-            let range = SPECIAL_RANGES_V6.into_iter().find(|range| range.contains(&to));
-            let outside = || format!("addresses outside of {PUBLIC_V6}");
-            let range = range.map(|range| range.to_string());
-            range.or_else(|| (!PUBLIC_V6.contains(&to)).then(outside))
-        }
     }
 }

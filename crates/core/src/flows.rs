@@ -82,10 +82,9 @@ impl Flows {
                 Family::of(*guest)
             }
             Self::Untranslated { family, .. } => *family,
-            Self::SentByOthers { guests, .. } | Self::Direct { guests } => match guests {
-                IpNet::V4(_) => Family::V4,
-                IpNet::V6(_) => Family::V6,
-            },
+            Self::SentByOthers { guests, .. } | Self::Direct { guests } => {
+                Family::of_network(*guests)
+            }
         }
     }
 

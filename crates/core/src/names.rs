@@ -20,7 +20,7 @@ use std::{
 
 use crate::{
     digest,
-    firewall::{Entry, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
+    firewall::{Entry, Special},
     model::{EgressPolicy, InstanceName, Pool, Protocol},
     reach::{self, Block},
 };
@@ -155,17 +155,7 @@ impl AllowedNames {
 /// lead to IPv4, by a translator (RFC 6052), a tunnel or a mapping, are not public either.
 #[must_use]
 pub fn is_public(address: IpAddr, pool: Pool) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            let special = SPECIAL_RANGES.iter().any(|range| range.contains(&address));
-            !special && !pool.v4().contains(&address)
-        }
-        IpAddr::V6(address) => {
-            let special = SPECIAL_RANGES_V6.iter().any(|range| range.contains(&address));
-            let of_guest = pool.v6().is_some_and(|pool| pool.contains(&address));
-            PUBLIC_V6.contains(&address) && !special && !of_guest
-        }
-    }
+    Special::of(address).is_none() && !pool.contains(address)
 }
 
 /// The longest time that an answer is valid for, in seconds: a guest is told no more.

@@ -7,8 +7,6 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use block::family_of;
-
 use crate::{
     firewall::{Entry, MAIL, NAME_SERVERS, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6},
     model::{
@@ -35,11 +33,16 @@ impl Scope {
         Self { family: Family::V6, host: true },
     ];
 
+    /// Returns the scope that has a network.
+    const fn of_network(network: IpNet) -> Self {
+        Self { family: Family::of_network(network), host: false }
+    }
+
     /// Returns the addresses of a place, if it is in this scope. The host has every address.
     fn network(self, place: Place) -> Option<IpNet> {
         match place {
             Place::Network(network) => {
-                Some(network).filter(|_| !self.host && family_of(network) == self.family)
+                Some(network).filter(|network| Self::of_network(*network) == self)
             }
             Place::Host => self.host.then(|| match self.family {
                 Family::V4 => Ipv4Net::default().into(),
@@ -191,7 +194,7 @@ pub fn widening(policy: &EgressPolicy, of_node: Egress) -> Option<Widening> {
         (Place::Host, Egress::Internet) => !names.contains(&to.ports()),
         (Place::Host, _) => true,
         (Place::Network(network), _) => {
-            let own = blocks(to, Scope { family: family_of(network), host: false });
+            let own = blocks(to, Scope::of_network(network));
             own.iter().any(|block| beyond.iter().any(|no| no.overlaps(block)))
         }
     };

@@ -23,6 +23,15 @@ impl Family {
             IpAddr::V6(_) => Self::V6,
         }
     }
+
+    /// Returns the family of the addresses of a network.
+    #[must_use]
+    pub const fn of_network(network: IpNet) -> Self {
+        match network {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
 }
 
 impl fmt::Display for Family {

@@ -24,6 +24,8 @@ pub use ruleset::{
     Backend, BaseRuleset, BaseState, Change, Entry, EntryError, EntryTable, FirewallState,
     IptablesVariant, Ruleset,
 };
-pub(crate) use ruleset::{MAIL, NAME_SERVERS, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6};
+pub(crate) use ruleset::{
+    MAIL, NAME_SERVERS, PUBLIC_V6, SPECIAL_RANGES, SPECIAL_RANGES_V6, Special,
+};
 pub use translated_ports::TranslatedPorts;
 pub use translation::{Ban, Side, Translation, Wanted};

@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Confinement;
 use crate::{
@@ -155,6 +155,41 @@ pub(crate) const SPECIAL_RANGES_V6: [Ipv6Net; 2] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
     Ipv6Net::new_assert(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
 ];
+
+/// The reason why an address is not public.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Special {
+    /// It is in this range.
+    In(IpNet),
+    /// It is outside of [`PUBLIC_V6`].
+    Outside,
+}
+
+impl Special {
+    /// Returns the reason why an address is not public; `None` if it is.
+    pub(crate) fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => {
+                let range = SPECIAL_RANGES.into_iter().find(|range| range.contains(&address));
+                range.map(|range| Self::In(range.into()))
+            }
+            IpAddr::V6(address) if !PUBLIC_V6.contains(&address) => Some(Self::Outside),
+            IpAddr::V6(address) => {
+                let range = SPECIAL_RANGES_V6.into_iter().find(|range| range.contains(&address));
+                range.map(|range| Self::In(range.into()))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Special {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::In(range) => range.fmt(f),
+            Self::Outside => write!(f, "addresses outside of {PUBLIC_V6}"),
+        }
+    }
+}
 
 /// The ports of name servers (RFC 1035, section 4.2).
 pub(crate) const NAME_SERVERS: [(Protocol, u16); 2] = [(Protocol::Udp, 53), (Protocol::Tcp, 53)];

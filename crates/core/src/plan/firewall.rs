@@ -161,10 +161,10 @@ fn begun_in_a_gap(desired: &Desired, observed: &Observed) -> BTreeSet<Flows> {
     }
     let pools = [Some(desired.pool.v4().into()), desired.pool.v6().map(IpNet::from)];
     let pools = pools.into_iter().flatten();
-    let pools = pools.filter(|pool: &IpNet| families.contains(&Family::of(pool.addr())));
+    let pools = pools.filter(|pool: &IpNet| families.contains(&Family::of_network(*pool)));
     let of_all = pools.flat_map(|guests| {
         let others = [false, true].into_iter().flat_map(move |host| {
-            let family = Family::of(guests.addr());
+            let family = Family::of_network(guests);
             let blocks = reach::refused([], base_ruleset.egress, family, host).into_iter();
             blocks.map(move |to| Flows::SentByOthers { guests, host, to })
         });

@@ -56,7 +56,7 @@ impl Block {
             IpNet::V4(network) => Addresses::V4(network.network(), network.broadcast()),
             IpNet::V6(network) => Addresses::V6(network.network(), network.broadcast()),
         };
-        Self { addresses, ..Self::everything(family_of(network)) }
+        Self { addresses, ..Self::everything(Family::of_network(network)) }
     }
 
     /// Returns the block that is one destination. `port` is the destination's port; `None` if the protocol has none.
@@ -189,14 +189,6 @@ impl Block {
                 Self { addresses: Addresses::V6(first.into(), last.into()), ..self }
             }
         }
-    }
-}
-
-/// Returns the family of a network.
-pub(super) const fn family_of(network: IpNet) -> Family {
-    match network {
-        IpNet::V4(_) => Family::V4,
-        IpNet::V6(_) => Family::V6,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Block, Scope, block::family_of, blocks, special};
+use super::{Block, Scope, blocks, special};
 use crate::model::{Destination, Egress, EgressPolicy, Family, Place};
 
 /// An entry of a policy that changes nothing.
@@ -60,7 +60,7 @@ fn reason(policy: &EgressPolicy, entry: &Destination, allowed: bool) -> Option<I
     // What an entry says of the host, it says of both families.
     let scope = match entry.place() {
         Place::Host => Scope { family: Family::V4, host: true },
-        Place::Network(network) => Scope { family: family_of(network), host: false },
+        Place::Network(network) => Scope::of_network(network),
     };
     let all = |list: &[Destination]| -> Vec<Block> { scope.blocks(list).collect() };
     let own = blocks(entry, scope);

@@ -52,7 +52,7 @@ pub fn decide(
     ways: &BTreeMap<InterfaceName, Way>,
 ) -> Routing {
     let pool = pool.into();
-    let family = Family::of(pool.addr());
+    let family = Family::of_network(pool);
     let others = || rules.iter().filter(|rule| !rule.is_ours() && rule.family == family);
     let taker =
         others().take_while(|rule| !rule.leads_to_guests(pool)).find(|rule| rule.may_take(pool));

@@ -192,13 +192,6 @@ const fn after_address(family: Family) -> [Register; 3] {
     }
 }
 
-const fn family_of(network: IpNet) -> Family {
-    match network {
-        IpNet::V4(_) => Family::V4,
-        IpNet::V6(_) => Family::V6,
-    }
-}
-
 /// `meta nfproto ipv4`, `meta nfproto ipv6`
 pub(super) fn of_family(family: Family) -> Vec<Expression> {
     vec![meta(MetaKey::Nfproto, Register::Reg1), equals(&[number(family)])]
@@ -255,25 +248,25 @@ pub(super) fn between(set: &str) -> Vec<Expression> {
 /// `ip saddr <network>`, `ip6 saddr <network>`
 pub(super) fn source(network: impl Into<IpNet>) -> Vec<Expression> {
     let network = network.into();
-    matched(source_address(family_of(network)), Operator::Equal, network)
+    matched(source_address(Family::of_network(network)), Operator::Equal, network)
 }
 
 /// `ip saddr != <network>`, `ip6 saddr != <network>`
 pub(super) fn source_outside(network: impl Into<IpNet>) -> Vec<Expression> {
     let network = network.into();
-    matched(source_address(family_of(network)), Operator::NotEqual, network)
+    matched(source_address(Family::of_network(network)), Operator::NotEqual, network)
 }
 
 /// `ip daddr <network>`, `ip6 daddr <network>`
 pub(super) fn destination(network: impl Into<IpNet>) -> Vec<Expression> {
     let network = network.into();
-    matched(destination_address(family_of(network)), Operator::Equal, network)
+    matched(destination_address(Family::of_network(network)), Operator::Equal, network)
 }
 
 /// `ip daddr != <network>`, `ip6 daddr != <network>`
 pub(super) fn destination_outside(network: impl Into<IpNet>) -> Vec<Expression> {
     let network = network.into();
-    matched(destination_address(family_of(network)), Operator::NotEqual, network)
+    matched(destination_address(Family::of_network(network)), Operator::NotEqual, network)
 }
 
 /// `ip6 daddr != <network>` for each of these. The family is compared once, as nft(8) does.
@@ -300,7 +293,7 @@ pub(super) fn destination_public(family: Family) -> Vec<Expression> {
 }
 
 fn matched(field: (u32, u32, u32), operator: Operator, network: IpNet) -> Vec<Expression> {
-    [of_family(family_of(network)), prefix(field, operator, network)].concat()
+    [of_family(Family::of_network(network)), prefix(field, operator, network)].concat()
 }
 
 /// Compares a prefix as nft(8) does: if it ends at a byte, only these bytes are loaded, and no mask is needed.
