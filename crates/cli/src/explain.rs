@@ -4,6 +4,7 @@ use std::{
 };
 
 use riklet_core::{
+    address::is_of_a_host,
     explain::Origin,
     model::{PortRange, PortRangeError},
 };
@@ -52,7 +53,7 @@ fn question(words: &[String]) -> Result<Question, String> {
     let from = match from {
         NODE => Peer::Node,
         _ => match address(from) {
-            Some(Peer::Address(address)) if !may_send(address) => {
+            Some(Peer::Address(address)) if !is_of_a_host(address) => {
                 return Err(format!("nobody sends packets from {address}"));
             }
             Some(address) => address,
@@ -82,14 +83,6 @@ fn question(words: &[String]) -> Result<Question, String> {
 fn address(text: &str) -> Option<Peer> {
     let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     inside.unwrap_or(text).parse().ok().map(Peer::Address)
-}
-
-/// Reports whether a packet may have this source (RFC 1122, section 3.2.1.3; RFC 4291, section 2).
-const fn may_send(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.octets()[0] != 0 && address.octets()[0] < 224,
-        IpAddr::V6(address) => !address.is_unspecified() && !address.is_multicast(),
-    }
 }
 
 fn function(name: &str) -> Result<Peer, String> {

@@ -64,8 +64,7 @@ fn function(args: &DescribedArgs) -> Result<Function, String> {
         return Err(format!("--publish: {one} clashes with {earlier}"));
     }
     let name = name.clone().map_or_else(|| NAME.parse(), Ok).map_err(|error| format!("{error}"))?;
-    let via = via.map(|address| Proxy::new(address, Proxy::DEFAULT_PORTS)).transpose();
-    let via = via.map_err(|error| format!("--via: {error}"))?;
+    let via = via.map(Proxy::from);
     let named = !allow.is_empty() || !deny.is_empty() || via.is_some();
     let egress =
         named.then(|| EgressPolicy::new(None, allow.clone(), deny.clone()).with_proxy(via));

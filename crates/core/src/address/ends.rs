@@ -34,6 +34,16 @@ impl Family {
     }
 }
 
+/// Reports whether a single host can have an address: it is neither unspecified nor of a group, and of IPv4 neither of this
+/// network, reserved, nor the broadcast address (RFC 6890; RFC 4291, section 2).
+#[must_use]
+pub const fn is_of_a_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[0] != 0 && address.octets()[0] < 224,
+        IpAddr::V6(address) => !address.is_unspecified() && !address.is_multicast(),
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

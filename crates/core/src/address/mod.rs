@@ -11,7 +11,7 @@ mod mtu;
 mod pool;
 mod slot;
 
-pub use ends::{Addresses, Bracketed, Ends, Family, Ipv6Unsupported};
+pub use ends::{Addresses, Bracketed, Ends, Family, Ipv6Unsupported, is_of_a_host};
 pub use gateway::{GATEWAY_LINK_LOCAL, GATEWAY_MAC};
 pub use interface::{InterfaceName, InterfaceNameError};
 pub use mac::MacAddress;

@@ -217,14 +217,14 @@ fn read_v6<'a>(
         match (inside.split_once('/'), after.strip_prefix('/')) {
             (Some((address, length)), None) => (address, Some(length), after),
             (None, Some(after)) => {
-                let (length, rest) = after.split_at(after.find(':').unwrap_or(after.len()));
+                let (length, rest) = before_ports(after);
                 (inside, Some(length), rest)
             }
             (None, None) => (inside, None, after),
             (Some(_), Some(_)) => return Err(no_form()),
         }
     } else if let Some((address, after)) = text.split_once('/') {
-        let (length, rest) = after.split_at(after.find(':').unwrap_or(after.len()));
+        let (length, rest) = before_ports(after);
         (address, Some(length), rest)
     } else {
         refuse_port(text, protocol)?;
@@ -245,6 +245,11 @@ fn read_v6<'a>(
         return Err(DestinationError::Mapped { found: network, meant });
     }
     Ok((network, ports))
+}
+
+/// Splits a text at the colon before its ports; the rest is empty if there are none.
+fn before_ports(text: &str) -> (&str, &str) {
+    text.split_at(text.find(':').unwrap_or(text.len()))
 }
 
 /// Fails if a text without brackets ends with a port, or may.

@@ -4,7 +4,7 @@ use std::{
     num::NonZeroU16,
 };
 
-use crate::address::Bracketed;
+use crate::address::{Bracketed, is_of_a_host};
 
 /// A transport protocol that a port can be exposed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -289,11 +289,7 @@ impl Exposure {
         if host_ports.count() != guest_ports.count() {
             return Err(ExposureError::Lengths { host: host_ports, guest: guest_ports });
         }
-        let impossible = |address: &IpAddr| match address {
-            IpAddr::V4(address) => address.octets()[0] == 0 || address.octets()[0] >= 224,
-            IpAddr::V6(address) => address.is_unspecified() || address.is_multicast(),
-        };
-        if let Some(address) = host_address.filter(impossible) {
+        if let Some(address) = host_address.filter(|address| !is_of_a_host(*address)) {
             return Err(ExposureError::HostAddress { address });
         }
         Ok(Self { protocol, host_address, host_ports, guest_ports, ready: None, shadow: false })

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{PortRange, PortRangeError};
+use crate::address::is_of_a_host;
 
 /// A proxy that gets the TCP connections which a guest begins to some ports, whomever they are for. It learns from what the
 /// guest says whom it meant, or on the host itself from the kernel (`SO_ORIGINAL_DST` of `<linux/netfilter_ipv4.h>`).
@@ -112,6 +113,13 @@ impl Proxy {
     }
 }
 
+impl From<ProxyAddress> for Proxy {
+    /// Returns the proxy at this address, for connections to the [default ports](Self::DEFAULT_PORTS).
+    fn from(address: ProxyAddress) -> Self {
+        Self { address, ports: Self::DEFAULT_PORTS.into() }
+    }
+}
+
 impl ProxyAddress {
     /// Returns the address and port, if the port is not 0.
     #[must_use]
@@ -150,7 +158,7 @@ impl FromStr for ProxyAddress {
                 syntax()
             });
         };
-        if address.octets()[0] == 0 || address.octets()[0] >= 224 {
+        if !is_of_a_host(address.into()) {
             return Err(ProxyError::Address { address });
         }
         let port: PortRange = port.parse()?;

@@ -29,7 +29,7 @@ pub(super) fn fragment(
         return Err(FragmentError::Policy { name: name.clone() });
     }
     let proxy = workload.egress().and_then(EgressPolicy::via).map(Proxy::address);
-    if let Some(proxy) = proxy.filter(|proxy| node.pool.v4().contains(&proxy.address())) {
+    if let Some(proxy) = proxy.filter(|proxy| node.pool.contains(proxy.address().into())) {
         return Err(FragmentError::Proxy { name: name.clone(), proxy, pool: node.pool });
     }
     let (policy, limits) = (workload.egress().is_some(), workload.limits());
@@ -132,11 +132,10 @@ pub(super) fn add_network(part: &mut Value, workload: &impl Implementation) {
 
 /// Returns the entries that lead connections of a guest to the proxy of its policy. One is led to it by IPv4 only.
 fn via(policy: &EgressPolicy, guest: IpAddr) -> impl Iterator<Item = Entry> + use<'_> {
-    let of = move |proxy: &'_ Proxy| {
-        let (ports, proxy) = (proxy.ports().collect::<Vec<_>>(), proxy.address());
-        ports.into_iter().map(move |port| Entry::Via { guest, port, proxy })
-    };
-    policy.via().filter(|_| guest.is_ipv4()).into_iter().flat_map(of)
+    policy.via().filter(|_| guest.is_ipv4()).into_iter().flat_map(move |led| {
+        let proxy = led.address();
+        led.ports().map(move |port| Entry::Via { guest, port, proxy })
+    })
 }
 
 /// Adds the entries of a policy, if there is one: for each address of the guest those of its family, and for both its default.

@@ -4,7 +4,7 @@ use super::{Object, Reason, Validator, Value};
 use crate::{
     model::{
         BitRate, Destination, DestinationError, Egress, EgressPolicy, Limits, NameRule, PortRange,
-        Proxy,
+        Proxy, ProxyAddress,
     },
     reach,
 };
@@ -86,14 +86,12 @@ impl Validator {
             }
             return None;
         };
-        let address =
-            self.parsed(node, egress.path("via"), |text| text.parse().map_err(Reason::Proxy))?;
-        let Some((at, items)) = ports else {
-            return Proxy::new(address, Proxy::DEFAULT_PORTS).ok();
-        };
+        let read = |text: &str| text.parse::<ProxyAddress>().map_err(Reason::Proxy);
+        let address = self.parsed(node, egress.path("via"), read)?;
+        let Some((at, items)) = ports else { return Some(address.into()) };
         let path = egress.path("viaPorts");
         let mut numbers = Vec::new();
-        for (index, item) in items.iter().enumerate().take(u16::MAX.into()) {
+        for (index, item) in items.iter().enumerate() {
             let number = match &item.value {
                 Value::Integer(port) => PortRange::new(*port, *port).map_err(Reason::from),
                 other => Err(Reason::Sort { expected: "a port", found: other.sort() }),

@@ -11,7 +11,10 @@ use netlink_packet_netfilter::{
     },
 };
 
-use super::object::{Operation, TableName};
+use super::{
+    attribute::Attributes,
+    object::{Operation, TableName},
+};
 use crate::{
     firewall::{
         Entry,
@@ -133,14 +136,13 @@ fn list(table: &TableName, set: &str, elements: &[Element]) -> SetElementMessage
 /// ever needed, which takes minutes for ten thousand.
 #[must_use]
 pub fn read(message: &[u8]) -> Option<Vec<Element>> {
-    let attributes = message.get(HEADERS..)?;
-    let elements = attribute(attributes, ELEMENTS)?;
-    Some(
-        NlasIterator::new(elements)
-            .map_while(Result::ok)
-            .map(|item| element(item.value()))
-            .collect(),
-    )
+    Some(each(message)?.map(element).collect())
+}
+
+/// Returns the attributes of each element of such a message.
+pub(super) fn each(message: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let elements = attribute(message.get(HEADERS..)?, ELEMENTS)?;
+    Some(Attributes(elements).map(|(_, element)| element))
 }
 
 pub(super) fn element(attributes: &[u8]) -> Element {

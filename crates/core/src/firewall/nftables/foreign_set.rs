@@ -1,7 +1,5 @@
 //! Sets and maps of others, with their elements.
 
-use netlink_packet_core::NlasIterator;
-
 use super::{element, object::Set};
 use crate::firewall::passage::{Element, Verdict};
 
@@ -10,9 +8,8 @@ const INTERVAL_END: u32 = 1;
 const CATCH_ALL: u32 = 2;
 /// `NFT_SET_INTERVAL`.
 const INTERVAL: u32 = 4;
-/// `NFTA_SET_ELEM_LIST_ELEMENTS`; `NFTA_SET_ELEM_KEY`, `_DATA`, `_FLAGS` and `_KEY_END`; `NFTA_DATA_VALUE` and `_VERDICT`;
+/// `NFTA_SET_ELEM_KEY`, `_DATA`, `_FLAGS` and `_KEY_END`; `NFTA_DATA_VALUE` and `_VERDICT`;
 /// `NFTA_VERDICT_CODE` and `_CHAIN` (`<linux/netfilter/nf_tables.h>`).
-const ELEMENTS: u16 = 3;
 const KEY: u16 = 1;
 const DATA: u16 = 2;
 const FLAGS: u16 = 3;
@@ -73,9 +70,7 @@ pub(super) fn verdict(code: u32, chain: Option<&str>) -> Option<Verdict> {
 /// Reads the elements of a message of the kernel (`NFT_MSG_NEWSETELEM`, with its header).
 #[must_use]
 pub fn read(message: &[u8]) -> Option<Vec<ForeignElement>> {
-    let elements = element::attribute(message.get(element::HEADERS..)?, ELEMENTS)?;
-    let items = NlasIterator::new(elements).map_while(Result::ok);
-    Some(items.map(|item| ForeignElement::read(item.value())).collect())
+    Some(element::each(message)?.map(ForeignElement::read).collect())
 }
 
 impl ForeignElement {

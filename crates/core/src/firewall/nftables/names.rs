@@ -7,13 +7,9 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::NlasIterator;
-use netlink_packet_netfilter::{
-    NetfilterMessage,
-    nftables::{
-        DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
-        SetElementMessage,
-    },
+use netlink_packet_netfilter::nftables::{
+    DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
+    SetElementMessage,
 };
 
 use super::{
@@ -74,9 +70,8 @@ pub fn set_of(guest: IpAddr, entries: &[Entry]) -> Option<String> {
     chains.get(&(guest, false))?.pinned_name()
 }
 
-/// Returns the messages of the transaction that adds these addresses, all of the set's family, to such a set for a name, or renews their
-/// lifetimes.
-/// Refused with `ENOENT` if the policy is another one by now, and with `ENFILE` if there is no room.
+/// Returns the messages of the transaction that adds these addresses, all of the set's family, to such a set for a name, or
+/// renews their lifetimes. Refused with `ENOENT` if the policy is another one by now, and with `ENFILE` if there is no room.
 ///
 /// Before Linux 6.12, an element that exists keeps its lifetime, so each is added, deleted, and added.
 #[must_use]
@@ -135,21 +130,13 @@ pub fn put_back(
     sets.iter().filter(|(_, set)| is_new(set)).flat_map(of_set).collect()
 }
 
-/// Returns the request for all elements of a set.
-#[must_use]
-pub fn get(table: &TableName, set: &str) -> NetfilterMessage {
-    element::get(table, set, &[])
-}
-
 /// Reads the elements of a message of the kernel (`NFT_MSG_NEWSETELEM`, with its header) as pins, each with the name that it
 /// was told for. Those of an earlier version have none. The lifetime is what is left of it.
 #[must_use]
 pub fn read(message: &[u8]) -> Option<Vec<(Pin, Option<String>)>> {
-    /// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_EXPIRATION`, and `NFTA_SET_ELEM_USERDATA`.
-    const ELEMENTS: u16 = 3;
+    /// `NFTA_SET_ELEM_EXPIRATION` and `NFTA_SET_ELEM_USERDATA`.
     const EXPIRATION: u16 = 5;
     const USERDATA: u16 = 6;
-    let elements = element::attribute(message.get(element::HEADERS..)?, ELEMENTS)?;
     let pin = |attributes: &[u8]| {
         let Element { key, .. } = element::element(attributes);
         let (address, protocol, port) = match *element::fields(&key)? {
@@ -165,8 +152,7 @@ pub fn read(message: &[u8]) -> Option<Vec<(Pin, Option<String>)>> {
         let pin = Pin { address, protocol: known, port, lifetime };
         Some((pin, name.map(str::to_owned)))
     };
-    let items = NlasIterator::new(elements).map_while(Result::ok);
-    Some(items.filter_map(|item| pin(item.value())).collect())
+    Some(element::each(message)?.filter_map(pin).collect())
 }
 
 /// A description for errors.

@@ -2,7 +2,7 @@
 
 use super::{
     base_ruleset,
-    element::{self, Element, HEADERS, attribute},
+    element::{self, Element, attribute},
     expression::{Expression, count_for_interface, drop, few, few_for_interface, jump, log},
     object::{Operation, Rule, comment},
 };
@@ -25,8 +25,7 @@ use crate::{
 const OF_GUEST: (u32, u32) = (1, 10);
 const OF_RULE: (u32, u32) = (20, 100);
 
-/// `NFTA_SET_ELEM_LIST_ELEMENTS`; `NFTA_SET_ELEM_KEY` and `_EXPR`, `NFTA_DATA_VALUE`, `NFTA_EXPR_DATA`, `NFTA_COUNTER_PACKETS`.
-const ELEMENTS: u16 = 3;
+/// `NFTA_SET_ELEM_KEY` and `_EXPR`, `NFTA_DATA_VALUE`, `NFTA_EXPR_DATA`, `NFTA_COUNTER_PACKETS`.
 const KEY: u16 = 1;
 const ELEMENT_EXPRESSION: u16 = 7;
 const VALUE: u16 = 1;
@@ -110,9 +109,7 @@ pub fn forget<'a>(slots: impl IntoIterator<Item = &'a Slot>) -> Vec<Operation> {
 /// Reads the counts of a message of the kernel (`NFT_MSG_NEWSETELEM`, with its header). A malformed one is left out.
 #[must_use]
 pub fn counts(message: &[u8]) -> Vec<Count> {
-    let elements = message.get(HEADERS..).and_then(|attributes| attribute(attributes, ELEMENTS));
-    let elements = super::attribute::Attributes(elements.unwrap_or_default());
-    elements.filter_map(|(_, element)| count(element)).collect()
+    element::each(message).into_iter().flatten().filter_map(count).collect()
 }
 
 fn count(element: &[u8]) -> Option<Count> {

@@ -13,7 +13,7 @@ use crate::Refusal;
 use riklet_core::{
     firewall::{
         Backend, Entry,
-        nftables::{Operation, TableName, names},
+        nftables::{Operation, TableName, element, names},
     },
     names::{Answered, Pin, Pins},
 };
@@ -106,7 +106,8 @@ impl Connection {
         pins: &mut Pins,
         now: Instant,
     ) -> Result<(), Refusal> {
-        let answer = self.socket.query_as(&names::get(table, set), NLM_F_DUMP, names::read);
+        let all = element::get(table, set, &[]);
+        let answer = self.socket.query_as(&all, NLM_F_DUMP, names::read);
         if let Some(elements) = found(answer)? {
             let elements: Vec<(Pin, _)> = elements.into_iter().flatten().collect();
             pins.read(guest, set, elements, now);
