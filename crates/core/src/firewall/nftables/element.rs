@@ -208,10 +208,7 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
                 Ipv6Unsupported::refuse(address)?;
             }
             let (address, guest) = (host_address.map(octets), octets(guest));
-            let [bound_ranges, ranges, bound, exposures] = match family {
-                Family::V4 => [BOUND_RANGES, RANGES, BOUND, EXPOSURES],
-                Family::V6 => [BOUND_RANGES_V6, RANGES_V6, BOUND_V6, EXPOSURES_V6],
-            };
+            let ExposureMaps { bound, bound_ranges, exposures, ranges } = exposures_of(family);
             let key = |host_port| {
                 let place = [[protocol.number(), 0, 0, 0], port(host_port)].concat();
                 address.iter().flatten().copied().chain(place).collect::<Vec<_>>()
@@ -228,11 +225,8 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
             (if address.is_some() { bound } else { exposures }, each.collect())
         }
         Entry::Hairpin { guest } => {
-            let set = match family {
-                Family::V4 => HAIRPIN,
-                Family::V6 => HAIRPIN_V6,
-            };
-            (set, vec![Element::key([octets(guest), octets(guest)].concat())])
+            let key = [octets(guest), octets(guest)].concat();
+            (hairpin_of(family), vec![Element::key(key)])
         }
         // Only iptables has a rule for it.
         Entry::Judged { .. } => (HAIRPIN, vec![]),
@@ -253,6 +247,33 @@ pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
         // It stands in the chain of a policy.
         Entry::Reach { host, .. } => (policies_of(family, host), vec![]),
     })
+}
+
+/// The maps of exposures of one family.
+pub(super) struct ExposureMaps {
+    /// Those of one address, and ranges of one address.
+    pub(super) bound: &'static str,
+    pub(super) bound_ranges: &'static str,
+    /// Those of every address, and ranges of every address.
+    pub(super) exposures: &'static str,
+    pub(super) ranges: &'static str,
+}
+
+/// Returns the maps of the exposures of a family.
+pub(super) const fn exposures_of(family: Family) -> ExposureMaps {
+    let [bound, bound_ranges, exposures, ranges] = match family {
+        Family::V4 => [BOUND, BOUND_RANGES, EXPOSURES, RANGES],
+        Family::V6 => [BOUND_V6, BOUND_RANGES_V6, EXPOSURES_V6, RANGES_V6],
+    };
+    ExposureMaps { bound, bound_ranges, exposures, ranges }
+}
+
+/// Returns the set of the guests of a family that may reach themselves by way of the host.
+pub(super) const fn hairpin_of(family: Family) -> &'static str {
+    match family {
+        Family::V4 => HAIRPIN,
+        Family::V6 => HAIRPIN_V6,
+    }
 }
 
 /// Returns the set of the guests that have this reach of their own.

@@ -7,11 +7,9 @@ use ipnet::Ipv6Net;
 use super::{
     base_ruleset,
     expression::{
-        Expression, accept, addresses_in, begins_connection, by_address, by_port, destination,
-        destination_is_local, destination_outside_all, destination_translated, discovers_more_than,
-        drop, from_guest, jump, masquerade, neighbour_discovery, not_from_guest, not_from_host,
-        not_to_guest, of_family, set_segment_size, source, source_outside, translate,
-        translate_address,
+        Expression, accept, begins_connection, destination, destination_is_local,
+        destination_outside_all, discovers_more_than, drop, from_guest, jump, neighbour_discovery,
+        not_from_guest, not_from_host, of_family, set_segment_size, source, source_outside,
     },
     object::{Rule, comment},
     rules,
@@ -22,8 +20,8 @@ use crate::{
         names::{
             CHAIN,
             nftables::{
-                ANTISPOOF, BOUND_RANGES_V6, BOUND_V6, DISCOVERIES, EXPOSURES_V6, HAIRPIN_V6, INPUT,
-                OUTPUT, POSTROUTING, PREROUTING, RANGES_V6, REFUSED_MULTICAST, REFUSED_SPOOFED,
+                ANTISPOOF, DISCOVERIES, INPUT, OUTPUT, PREROUTING, REFUSED_MULTICAST,
+                REFUSED_SPOOFED,
             },
         },
     },
@@ -45,7 +43,8 @@ pub(super) fn rules(base_ruleset: &BaseRuleset, pool: Ipv6Net) -> Vec<Rule> {
     let asked = base_ruleset.marks.asked();
     let size = base_ruleset.segment_size(Family::V6);
     let among = rules::among_guests(rule, pool.into(), asked);
-    let arriving = exposures().into_iter().chain(arriving(pool, size));
+    let exposures = rules::exposures(rule, Family::V6).into_iter();
+    let arriving = exposures.chain(arriving(pool, size));
     arriving.chain(among).chain(translated(pool)).collect()
 }
 
@@ -55,22 +54,6 @@ fn rule(chain: &str, text: &str, parts: &[Vec<Expression>]) -> Rule {
 
 fn discovery() -> Vec<Expression> {
     [of_family(Family::V6), neighbour_discovery()].concat()
-}
-
-/// Returns the rules of the chain of exposures.
-fn exposures() -> [Rule; 4] {
-    let v6 = Family::V6;
-    let by_port = || [of_family(v6), by_port()].concat();
-    [
-        rule(CHAIN, "exposures of one address", &[by_address(v6), translate(v6, BOUND_V6)]),
-        rule(
-            CHAIN,
-            "ranges of one address",
-            &[by_address(v6), translate_address(v6, BOUND_RANGES_V6)],
-        ),
-        rule(CHAIN, "exposures of every address", &[by_port(), translate(v6, EXPOSURES_V6)]),
-        rule(CHAIN, "ranges of every address", &[by_port(), translate_address(v6, RANGES_V6)]),
-    ]
 }
 
 /// Returns the rules for packets that are not tracked yet. `size` is that of segments to guests, in bytes.
@@ -107,22 +90,18 @@ fn arriving(pool: Ipv6Net, size: u16) -> [Rule; 6] {
     ]
 }
 
-/// Returns the rules that lead to the chain of exposures, and those that give packets a source that can be answered.
-fn translated(pool: Ipv6Net) -> [Rule; 5] {
+/// Returns the rules that lead to the chain of exposures, those that give packets a source that can be answered, and the one
+/// that lets guests find the host.
+fn translated(pool: Ipv6Net) -> impl Iterator<Item = Rule> {
     let localhost = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
     let published = || {
         let outside = destination_outside_all(&[localhost, LINK_LOCAL]);
         [outside, destination_is_local(), jump(CHAIN)].concat()
     };
-    [
+    let published = [
         rule(PREROUTING, "to the host", &[published()]),
         rule(OUTPUT, "from the host to itself", &[published()]),
-        rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
-        rule(
-            POSTROUTING,
-            "guests to themselves",
-            &[addresses_in(Family::V6, HAIRPIN_V6), destination_translated(), masquerade()],
-        ),
-        rule(INPUT, "guests discover neighbours", &[from_guest(), discovery(), accept()]),
-    ]
+    ];
+    let found = rule(INPUT, "guests discover neighbours", &[from_guest(), discovery(), accept()]);
+    published.into_iter().chain(rules::masqueraded(rule, pool.into())).chain([found])
 }

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     base_ruleset::name,
-    egress,
+    egress, element,
     expression::{
         Expression, accept, addresses_in, begins_connection, begins_flow, begins_more_than,
         between, by_address, by_port, clamp_segment_size, connection_has_mark, destination,
@@ -27,11 +27,10 @@ use crate::{
         names::{
             CHAIN,
             nftables::{
-                ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, CONFINED_V6, EXPOSURES, FLOWS,
-                FLOWS_V6, FORWARD, HAIRPIN, OUTPUT, POSTROUTING, PREROUTING, RANGES, RATES,
-                RATES_V6, REFUSE, REFUSED_BROADCAST, REFUSED_EGRESS, REFUSED_FLOWS, REFUSED_GUEST,
-                REFUSED_INVALID, REFUSED_LOOPBACK, REFUSED_MULTICAST, REFUSED_RATE,
-                REFUSED_SPOOFED, TRACK,
+                ANSWERS, ANTISPOOF, CONFINED, CONFINED_V6, FLOWS, FLOWS_V6, FORWARD, OUTPUT,
+                POSTROUTING, PREROUTING, RATES, RATES_V6, REFUSE, REFUSED_BROADCAST,
+                REFUSED_EGRESS, REFUSED_FLOWS, REFUSED_GUEST, REFUSED_INVALID, REFUSED_LOOPBACK,
+                REFUSED_MULTICAST, REFUSED_RATE, REFUSED_SPOOFED, TRACK,
             },
         },
     },
@@ -46,7 +45,7 @@ const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 pub(super) fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let v6 = base_ruleset.pool.v6().map(|pool| ipv6::rules(base_ruleset, pool));
     let mut rules: Vec<_> = mark_rules(base_ruleset).collect();
-    rules.extend(exposures());
+    rules.extend(exposures(rule, Family::V4));
     rules.extend(v6.unwrap_or_default());
     rules.extend(arriving(base_ruleset));
     rules.extend(limited(base_ruleset));
@@ -66,19 +65,27 @@ fn rule(chain: &str, text: &str, parts: &[Vec<Expression>]) -> Rule {
     Rule::new(&name(), chain, comment(text), parts)
 }
 
-/// Returns the rules of the chain of exposures. No other packet can match by accident: every key has a transport protocol
-/// with ports, and conntrack reassembles fragments, of which only the first has ports, before these rules.
-fn exposures() -> [Rule; 4] {
-    let v4 = Family::V4;
+/// Returns the rules of the chain of exposures, for packets of a family; `rule` makes one. No other packet can match by accident:
+/// every key has a transport protocol with ports, and conntrack reassembles fragments, of which only the first has ports,
+/// before these rules.
+pub(super) fn exposures(
+    rule: impl Fn(&str, &str, &[Vec<Expression>]) -> Rule,
+    family: Family,
+) -> [Rule; 4] {
+    let maps = element::exposures_of(family);
+    let by_port = || match family {
+        Family::V4 => by_port(),
+        Family::V6 => [of_family(family), by_port()].concat(),
+    };
+    let bound = [by_address(family), translate(family, maps.bound)];
+    let bound_ranges = [by_address(family), translate_address(family, maps.bound_ranges)];
+    let exposures = [by_port(), translate(family, maps.exposures)];
+    let ranges = [by_port(), translate_address(family, maps.ranges)];
     [
-        rule(CHAIN, "exposures of one address", &[by_address(v4), translate(v4, BOUND)]),
-        rule(
-            CHAIN,
-            "ranges of one address",
-            &[by_address(v4), translate_address(v4, BOUND_RANGES)],
-        ),
-        rule(CHAIN, "exposures of every address", &[by_port(), translate(v4, EXPOSURES)]),
-        rule(CHAIN, "ranges of every address", &[by_port(), translate_address(v4, RANGES)]),
+        rule(CHAIN, "exposures of one address", &bound),
+        rule(CHAIN, "ranges of one address", &bound_ranges),
+        rule(CHAIN, "exposures of every address", &exposures),
+        rule(CHAIN, "ranges of every address", &ranges),
     ]
 }
 
@@ -145,18 +152,29 @@ fn else_refused() -> [Rule; 2] {
     ]
 }
 
-/// Returns the rules that give packets a source that can be answered.
-fn leaving(base_ruleset: &BaseRuleset) -> [Rule; 3] {
-    let pool = base_ruleset.pool.v4();
+/// Returns the rules that give packets of guests a source that can be answered, of the family of these addresses; `rule` makes
+/// one.
+pub(super) fn masqueraded(
+    rule: impl Fn(&str, &str, &[Vec<Expression>]) -> Rule,
+    pool: IpNet,
+) -> [Rule; 2] {
+    let family = Family::of_network(pool);
+    let itself = addresses_in(family, element::hairpin_of(family));
     [
         rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
         rule(
             POSTROUTING,
             "guests to themselves",
-            &[addresses_in(Family::V4, HAIRPIN), destination_translated(), masquerade()],
+            &[itself, destination_translated(), masquerade()],
         ),
-        rule(POSTROUTING, "127.0.0.0/8 to guests", &[to_guest(), source(LOOPBACK), masquerade()]),
     ]
+}
+
+/// Returns the rules that give packets a source that can be answered.
+fn leaving(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Rule> {
+    let local = [to_guest(), source(LOOPBACK), masquerade()];
+    let local = rule(POSTROUTING, "127.0.0.0/8 to guests", &local);
+    masqueraded(rule, base_ruleset.pool.v4().into()).into_iter().chain([local])
 }
 
 /// Returns the rules that drop what is nobody's guest's and would not be forwarded without us.
