@@ -19,8 +19,8 @@ const BESIDE_DAEMON: [HttpStatus; 2] = [HttpStatus::PayloadTooLarge, HttpStatus:
 /// The node that the arguments select.
 ///
 /// It looks for a daemon only when an operation is requested, so that invalid input is reported first. A request that
-/// is too large for the daemon, or needs a privilege that the daemon lacks, is carried out in this process, if the user may do that: on the same records and under
-/// the same lock.
+/// is too large for the daemon, or needs a privilege that the daemon lacks, is carried out in this process, if the user may do
+/// that: on the same records and under the same lock.
 pub(crate) struct ChosenNode {
     daemon: Daemon,
     local: LocalNode,

@@ -418,15 +418,13 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
         let name = switch::inherited(name).unwrap_or_else(|| name.clone());
         return Some(format!("`sysctl -w {name}={value}` where /proc/sys can be written"));
     }
-    if let KernelError::CreateVeth { step: "namespace", source, .. } = error
-        && source.is_permission()
-    {
-        let text = "network namespaces are entered with the capability CAP_SYS_ADMIN: `riklet-sdn repair --no-daemon` \
-                    as root does it beside a daemon without";
-        return Some(text.to_owned());
-    }
-    if let KernelError::CreateVeth { step: "namespace", .. } = error {
-        let text = "bring it up in the namespace where it is now, or take it down";
+    if let KernelError::CreateVeth { step: "namespace", source, .. } = error {
+        let text = if source.is_permission() {
+            "network namespaces are entered with the capability CAP_SYS_ADMIN: `riklet-sdn repair --no-daemon` \
+             as root does it beside a daemon without"
+        } else {
+            "bring it up in the namespace where it is now, or take it down"
+        };
         return Some(text.to_owned());
     }
     if error.refusal().is_permission() {

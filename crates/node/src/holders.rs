@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Instance, Node, NodeError, host, ipv6};
+use super::{Instance, Node, NodeError, host};
 use crate::store::Store;
 use riklet_core::{
     link::LinkState,
@@ -26,7 +26,7 @@ impl<K: Kernel> Node<K> {
         let Some(store) = Store::open_existing(&self.config.state_dir)? else {
             return Ok(BTreeMap::new());
         };
-        let Some(pool) = pool(&store)? else { return Ok(BTreeMap::new()) };
+        let Some((_, pool)) = host::decided_by(&store)? else { return Ok(BTreeMap::new()) };
         let (owner, _) = host::owner(&self.config, &store)?;
         let mut found = BTreeMap::new();
         for &slot in slots {
@@ -43,13 +43,6 @@ impl<K: Kernel> Node<K> {
         }
         Ok(found)
     }
-}
-
-/// Returns the decided pool, with the range of IPv6 if that was ever chosen.
-fn pool(store: &Store) -> Result<Option<Pool>, NodeError> {
-    let settings = store.settings()?;
-    let Some((_, pool)) = host::decision(&settings)? else { return Ok(None) };
-    ipv6::with_recorded_range(pool, &settings).map(Some)
 }
 
 /// Returns the addresses of a slot. It has those of IPv6 if its TAP has.

@@ -21,6 +21,7 @@ use riklet_core::{
 };
 use riklet_kernel::{Kernel, KernelError, Links, process::ProcessId};
 
+pub use backend::decided_by;
 use backend::{choose_backend, refuse_conflict};
 pub(crate) use backend::{decision, firewalls};
 use forwarded::Forwarded;

@@ -118,6 +118,7 @@ pub use config::{
 };
 pub use error::{Failure, InstanceError, NodeError};
 pub use flow_task::{Begun, FlowOutcome, FlowTask, Ticket};
+pub use host::decided_by;
 pub use inspect::{Inspection, ListedInstance};
 pub use instance::{Instance, LinkStatus};
 pub use node::Node;

@@ -7,8 +7,8 @@ use riklet_core::{
     model::{Egress, Pool},
 };
 use riklet_sdn::{
-    Config,
-    store::{self, Setting, Store, StoreError},
+    Config, decided_by,
+    store::{self, Store, StoreError},
 };
 
 use super::finding::Finding;
@@ -45,9 +45,8 @@ impl Records {
 
     /// Returns the backend and the pool that the node has used since its first instance.
     pub(super) fn decided(&self) -> Option<(Backend, Pool)> {
-        let setting = |setting| self.store()?.setting(setting).ok().flatten();
-        let backend = Backend::from_name(&setting(Setting::Backend)?)?;
-        Some((backend, setting(Setting::Pool)?.parse().ok()?))
+        let (backend, pool) = decided_by(self.store()?).ok()??;
+        Some((backend, pool.without_v6()))
     }
 
     /// Returns the reach of the node's guests, if it was set.

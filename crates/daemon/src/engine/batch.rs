@@ -80,13 +80,13 @@ impl Core {
         if named.is_empty() {
             return;
         }
-        match self.local.node.look_at_records(|store| names::to_come(store, named)) {
-            Ok(Ok(found)) => {
+        let found = self.local.node.look_at_records(|store| names::to_come(store, named));
+        match found.flatten() {
+            Ok(found) => {
                 for (guest, set, names) in found {
                     self.pins.expect(guest, &set, names);
                 }
             }
-            Ok(Err(error)) => tracing::debug!(%error, "guests may have to ask for names again"),
             Err(error) => tracing::debug!(%error, "guests may have to ask for names again"),
         }
     }

@@ -16,7 +16,10 @@ use riklet_core::{
     names::{self, AllowedNames},
     reach,
 };
-use riklet_sdn::store::{Record, Setting, Store, StoreError};
+use riklet_sdn::{
+    NodeError, decided_by,
+    store::{Record, Store},
+};
 
 /// The most questions of one guest that are open at upstreams.
 const MOST_OPEN: u32 = 16;
@@ -114,7 +117,7 @@ impl Guests {
 
     /// Returns the guest of this address; `None` if its policy has no names. Reads the records if they may have changed since
     /// it last asked.
-    pub(super) fn get(&self, address: Ipv4Addr) -> Result<Option<Rc<Guest>>, StoreError> {
+    pub(super) fn get(&self, address: Ipv4Addr) -> Result<Option<Rc<Guest>>, NodeError> {
         let known = self.known.borrow().get(&address).cloned();
         if let Some(known) = known.filter(|_| !self.stale.borrow().contains(&address)) {
             return Ok(Some(known));
@@ -142,11 +145,9 @@ impl Guests {
 }
 
 /// Reads a guest. The database is opened each time, so that it can be removed in between.
-fn read(state_dir: &Path, address: Ipv4Addr) -> Result<Option<Guest>, StoreError> {
+fn read(state_dir: &Path, address: Ipv4Addr) -> Result<Option<Guest>, NodeError> {
     let Some(store) = Store::open_existing(state_dir)? else { return Ok(None) };
-    let backend = store.setting(Setting::Backend)?;
-    let backend = backend.and_then(|backend| Backend::from_name(&backend));
-    let (Some(pool), Some(backend)) = (pool(&store)?, backend) else { return Ok(None) };
+    let Some((backend, pool)) = decided_by(&store)? else { return Ok(None) };
     let Some(slot) = pool.slot_of_guest(address.into()) else { return Ok(None) };
     let Some(Record { workload, .. }) = store.present(slot)? else { return Ok(None) };
     let Some(policy) = workload.egress() else { return Ok(None) };
@@ -170,15 +171,6 @@ fn read(state_dir: &Path, address: Ipv4Addr) -> Result<Option<Guest>, StoreError
     }))
 }
 
-fn pool(store: &Store) -> Result<Option<Pool>, StoreError> {
-    let Some(pool) = store.setting(Setting::Pool)?.and_then(|pool| pool.parse::<Pool>().ok())
-    else {
-        return Ok(None);
-    };
-    let range = store.setting(Setting::PoolV6)?.and_then(|range| range.parse().ok());
-    Ok(Some(range.and_then(|range| pool.with_v6(range).ok()).unwrap_or(pool)))
-}
-
 /// Returns the set of the firewall for what a guest is told at this address; `None` if its policy has no names.
 fn set(workload: &Workload, guest: IpAddr) -> Option<String> {
     let policy = workload.egress().filter(|policy| policy.has_names())?;
@@ -192,12 +184,12 @@ fn set(workload: &Workload, guest: IpAddr) -> Option<String> {
 pub(crate) fn to_come(
     store: &Store,
     workloads: Vec<&Workload>,
-) -> Result<Vec<(IpAddr, String, AllowedNames)>, StoreError> {
+) -> Result<Vec<(IpAddr, String, AllowedNames)>, NodeError> {
     let mut found = Vec::new();
+    let Some((_, pool)) = decided_by(store)? else { return Ok(found) };
     for workload in workloads {
         let Some(record) = store.get(workload.name())? else { continue };
-        let addresses = pool(store)?.and_then(|pool| pool.addresses(record.slot));
-        let guests = addresses.into_iter().flat_map(|addresses| addresses.guests());
+        let guests = pool.addresses(record.slot).into_iter().flat_map(|all| all.guests());
         found.extend(guests.filter_map(|guest| {
             Some((guest, set(workload, guest)?, AllowedNames::of(workload.egress()?)))
         }));

@@ -6,7 +6,8 @@ use super::ETHERNET_MTU;
 use crate::{
     Config, NodeError,
     config::FirewallChoice,
-    store::{Setting, Settings},
+    ipv6::with_recorded_range,
+    store::{Setting, Settings, Store},
 };
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
@@ -23,6 +24,17 @@ pub(crate) fn decision(settings: &Settings) -> Result<Option<(Backend, Pool)>, N
     let backend = Backend::from_name(backend).ok_or_else(|| wrong("firewall", backend))?;
     let pool = pool.parse().map_err(|_wrong| wrong("pool", pool))?;
     Ok(Some((backend, pool)))
+}
+
+/// Returns the firewall's backend, and the pool with its range of IPv6 if one was ever chosen, that these records decide; `None`
+/// if the node was not used yet.
+///
+/// # Errors
+/// Fails if the records cannot be read, or have a value that is none.
+pub fn decided_by(store: &Store) -> Result<Option<(Backend, Pool)>, NodeError> {
+    let settings = store.settings()?;
+    let Some((backend, pool)) = decision(&settings)? else { return Ok(None) };
+    Ok(Some((backend, with_recorded_range(pool, &settings)?)))
 }
 
 pub(super) fn refuse_conflict(
