@@ -114,7 +114,7 @@ pub struct InspectionDocument {
     pub exposed: bool,
     /// The differences between the interface and what it should be.
     pub drift: Vec<String>,
-    /// What the network namespace of a pod lacks, as text.
+    /// The parts that the network namespace of a pod lacks, as text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inside: Vec<String>,
     /// The definition.

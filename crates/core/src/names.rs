@@ -92,7 +92,7 @@ pub struct Pin {
 pub struct AllowedNames {
     exact: BTreeMap<String, BTreeSet<(Protocol, u16)>>,
     below: BTreeMap<String, BTreeSet<(Protocol, u16)>>,
-    /// What the policy closes, whatever name it has.
+    /// The destinations that the policy closes, whatever name they have.
     closed: Vec<Block>,
 }
 

@@ -38,8 +38,8 @@ pub struct Inspection {
     pub link: Option<LinkState>,
     /// The differences between the interface and what it should be.
     pub drift: Vec<String>,
-    /// What the network namespace of a pod lacks, which is the guest's to change, and no drift. An error where it cannot be
-    /// looked at.
+    /// The parts that the network namespace of a pod lacks. They are the guest's to change, and no drift. An error where it
+    /// cannot be looked at.
     pub inside: Vec<String>,
     /// True if the firewall has its exposures.
     pub exposed: bool,

@@ -42,7 +42,7 @@ const ARGS: &[&str] = &["policy", "limits"];
 const CAPABILITIES: &[&str] = &["portMappings", "bandwidth", "dns"];
 const PORT_MAPPING: &[&str] = &["hostPort", "containerPort", "protocol", "hostIP"];
 const BANDWIDTH: &[&str] = &["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
-/// What the definition of an attachment is called in errors.
+/// The name of the definition of an attachment in errors.
 const DEFINITION: &str = "network";
 const VALID: &str = "cni.dev/valid-attachments";
 const FORMERLY_VALID: &str = "cni.dev/attachments";

@@ -83,8 +83,8 @@ fn done(
 ) -> Result<Option<Value>, Error> {
     let call = Call::of(command, variables)?;
     // The daemon need not be able to look into namespaces.
-    let beside_daemon = matches!(call, Call::Check(_));
-    let mut node = node(config, beside_daemon)?;
+    let without_daemon = matches!(call, Call::Check(_));
+    let mut node = node(config, without_daemon)?;
     match call {
         Call::Add(attachment) => add(&mut node, config, &attachment).map(Some),
         Call::Del(attachment) => del(&mut node, config, &attachment).map(|()| None),
@@ -96,11 +96,11 @@ fn done(
 
 /// Returns the node, whose settings come from the environment and the configuration file of the program, as those of its
 /// commands do.
-fn node(config: &Config, beside_daemon: bool) -> Result<ChosenNode, Error> {
+fn node(config: &Config, without_daemon: bool) -> Result<ChosenNode, Error> {
     let invalid = |words: String| Error::new(Code::Config, "the node's settings are wrong", words);
     let args = Args::try_parse_from(["riklet-sdn"]).map_err(|error| invalid(error.to_string()))?;
     let mut settings = args.node;
-    settings.no_daemon |= beside_daemon;
+    settings.no_daemon |= without_daemon;
     if let Some(directory) = &config.state_dir {
         settings.state_dir = Some(directory.into());
     }

@@ -14,7 +14,7 @@ use riklet_sdn::{
 use super::finding::Finding;
 use crate::error::chain;
 
-/// The longest wait for an operation in progress: whoever asks what is wrong wants an answer.
+/// The longest wait for an operation in progress. `doctor` is asked when something is wrong, and must not hang on that.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 const WITHOUT_HINT: &str =
@@ -34,7 +34,7 @@ impl Records {
         Self { store, kept: waited.filter(|error| matches!(error, StoreError::Busy { .. })) }
     }
 
-    /// Reports whether the kernel can be compared with them now: that waits for whoever changes either.
+    /// Reports whether no operation is in progress that a comparison with the kernel would have to wait for.
     pub(super) fn are_at_rest(&self) -> bool {
         self.kept.is_none() && !matches!(self.store, Err(StoreError::Busy { .. }))
     }

@@ -190,7 +190,7 @@ const EXPLAIN: [&str; 4] = ["explain", "web", "to", "192.0.2.1:443"];
 #[track_caller]
 #[expect(clippy::disallowed_methods, reason = "the time that commands take")]
 fn assert_reading_ends(world: &World, holder: u32, daemon: &[&str], within: Duration) {
-    let begun = Instant::now();
+    let start = Instant::now();
     let named = format!("stays locked by process {holder} (");
     thread::scope(|scope| {
         for command in [&["list"][..], &["inspect", "web"], &["--output", "json", "ps"]] {
@@ -214,7 +214,7 @@ fn assert_reading_ends(world: &World, holder: u32, daemon: &[&str], within: Dura
             assert!(found.stdout.contains(named) && found.stdout.contains(" lock "), "{found}");
         });
     });
-    assert!(begun.elapsed() < within, "it took {:?}", begun.elapsed());
+    assert!(start.elapsed() < within, "it took {:?}", start.elapsed());
 }
 
 #[test]
@@ -274,11 +274,11 @@ fn commands_that_read_end_beside_an_open_transaction() {
                 assert!(refused.contains(named), "{refused}");
             });
         }
-        let (named, begun) = (&named, Instant::now());
+        let (named, start) = (&named, Instant::now());
         scope.spawn(move || {
             let found = world.riklet(&["doctor"], "");
             assert!(found.stdout.contains(named), "{found}");
-            assert!(begun.elapsed() < BUSY_TIMEOUT + SOON, "it took {:?}", begun.elapsed());
+            assert!(start.elapsed() < BUSY_TIMEOUT + SOON, "it took {:?}", start.elapsed());
         });
     });
 }

@@ -1,4 +1,4 @@
-//! What is at the other end of a veth, in the guest's namespace. Pure.
+//! The other end of a veth, in the guest's namespace: the state that it should have, and the differences. Pure.
 
 use ipnet::IpNet;
 

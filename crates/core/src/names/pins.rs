@@ -17,13 +17,13 @@ pub const MOST_PINS: usize = 4096;
 /// The most addresses of names that are remembered for each guest. Those beyond are let through, and lost with the rules.
 const MOST_REMEMBERED: usize = 8192;
 
-/// What guests were told for names.
+/// The addresses that guests were told for names.
 #[derive(Debug, Default)]
 pub struct Pins {
     guests: BTreeMap<IpAddr, Told>,
 }
 
-/// What one guest was told.
+/// The addresses that one guest was told.
 #[derive(Debug, Default)]
 struct Told {
     /// The set of the firewall that has its places.
@@ -38,7 +38,7 @@ struct Told {
     next: Option<(String, AllowedNames)>,
 }
 
-/// What a guest is about to be told for a name.
+/// An answer that a guest is about to be told for a name.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
     /// The guest.

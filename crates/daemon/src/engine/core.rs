@@ -60,7 +60,7 @@ pub(super) struct Core {
     _leases: Thread,
     /// The thread that answers guests that ask for names.
     pub(super) names: Resolver,
-    /// What guests were told for names.
+    /// The addresses that guests were told for names.
     pub(super) pins: SharedPins,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.

@@ -45,7 +45,7 @@ pub(super) struct Guest {
     to_tell: Cell<(f64, Option<Instant>)>,
 }
 
-/// What counts of IPv6 for a guest, if it has any.
+/// The part of a guest that counts for IPv6, if it has any.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct GuestV6 {
     /// The host's end of its link, which the host has as long as the guest has IPv6.

@@ -13,8 +13,8 @@ use riklet_core::{
     names::{AllowedNames, Answered, Pins},
 };
 
-/// What guests were told for names. Handles on the kernel that share it keep it when one of them writes rules anew or changes a
-/// policy, and when one forgets flows.
+/// The addresses that guests were told for names. Handles on the kernel that share them keep them when one of them writes rules
+/// anew or changes a policy, and when one forgets flows.
 #[derive(Debug, Clone, Default)]
 pub struct SharedPins(Arc<Mutex<Pins>>);
 

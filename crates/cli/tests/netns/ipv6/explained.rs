@@ -1,4 +1,4 @@
-//! What the program says of packets of IPv6, beside real ones.
+//! `explain` of packets of IPv6: compared with real ones.
 
 use std::net::{Ipv6Addr, SocketAddr};
 

@@ -249,8 +249,8 @@ fn functions_of_one_policy_share_its_chains() {
     world.up(&[with_egress("a", &egress), with_egress("b", &egress)]);
     let listing = || world.node.tool(&["nft", "list", "table", "inet", "riklet"]);
     let chains = |listing: &str, begin: &str| {
-        let begin = format!("chain {begin}");
-        listing.lines().filter(|line| line.trim().starts_with(&begin)).count()
+        let heading = format!("chain {begin}");
+        listing.lines().filter(|line| line.trim().starts_with(&heading)).count()
     };
     for begin in ["policy-", "policy6-", "host-policy-", "host-policy6-"] {
         assert_eq!(chains(&listing(), begin), 1, "{begin}: {}", listing());

@@ -56,7 +56,7 @@ pub(crate) struct Guest {
     end: End,
 }
 
-/// What the guest sends frames by.
+/// The end by which the guest sends frames.
 #[derive(Debug)]
 enum End {
     /// The node's TAP, once more, and the wire from it to the namespace.

@@ -38,7 +38,7 @@ use riklet_core::{
 #[derive(Debug, Default)]
 pub(in crate::linux) struct Nftables {
     connection: Option<Connection>,
-    /// What guests were told for names.
+    /// The addresses that guests were told for names.
     pins: SharedPins,
 }
 

@@ -1,4 +1,4 @@
-//! What guests were told for names, which transactions put back into the sets that they make anew.
+//! The addresses that guests were told for names: transactions put them back into the sets that they make anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
